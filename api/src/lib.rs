@@ -4,12 +4,20 @@
 //! once, in its module under [`kinds`], and read through the [`kind::Kind`] trait by everything else: REST, discovery,
 //! OpenAPI, tables, patches.
 //!
-//! Objects are `serde_json::Value`s at this seam (unknown members are gone after [`kind::Kind::check`]) and
-//! `k8s-openapi` structs inside the rules.
+//! Objects are `serde_json::Value`s at this seam (unknown members are gone after [`kind::Kind::check`]). The shape of
+//! the types (field names, numbers, merge keys) is a table of data: [`schema`].
 
 #![forbid(unsafe_code)]
 
+pub mod cursor;
+pub mod decode;
 pub mod field;
 pub mod kind;
+pub mod kinds;
 pub mod meta;
+pub mod names;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod validate;

@@ -1,0 +1,63 @@
+//! Every kind that is served: one place for each rule about it.
+
+mod definition;
+mod reviews;
+mod simple;
+
+use std::sync::OnceLock;
+
+pub use definition::Definition;
+
+use crate::kind::Kind;
+
+static ALL: OnceLock<Vec<&'static dyn Kind>> = OnceLock::new();
+
+/// All kinds, those of the core group first.
+pub fn all() -> &'static [&'static dyn Kind] {
+    ALL.get_or_init(|| {
+        let mut all: Vec<&'static dyn Kind> = Vec::new();
+        all.extend(simple::ALL.iter().map(|kind| *kind as &dyn Kind));
+        all.extend(reviews::ALL.iter().map(|kind| *kind as &dyn Kind));
+        all.sort_by_key(|kind| (kind.names().group, kind.names().plural, kind.names().version));
+        all
+    })
+}
+
+/// A kind by group, version and plural, as URLs name it.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
+    all().iter().copied().find(|kind| {
+        let names = kind.names();
+        names.group == group && names.version == version && names.plural == plural
+    })
+}
+
+/// A kind by group, version and kind, as objects name it.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static dyn Kind> {
+    all().iter().copied().find(|found| {
+        let names = found.names();
+        names.group == group && names.version == version && names.kind == kind
+    })
+}
+
+/// A type by group, version and kind that can be checked: the kinds, and those that only subresources exchange
+/// (`Eviction`, `TokenRequest`, `Scale`).
+pub fn find_type(group: &str, version: &str, kind: &str) -> Option<&'static dyn Kind> {
+    find_kind(group, version, kind).or_else(|| {
+        let mut types = reviews::SUBRESOURCE_TYPES.iter().map(|kind| *kind as &dyn Kind);
+        types.find(|found| {
+            let names = found.names();
+            names.group == group && names.version == version && names.kind == kind
+        })
+    })
+}
+
+/// Checks and normalises an object of any built-in type, `DeleteOptions` and the like included.
+/// `None`: there is no such type.
+pub fn check_type(
+    group: &str,
+    version: &str,
+    kind: &str,
+    object: &mut serde_json::Value,
+) -> Option<Result<Vec<String>, crate::kind::TypeMismatch>> {
+    crate::schema::schema().of_kind(group, version, kind).map(|message| crate::schema::check::check(object, message))
+}
