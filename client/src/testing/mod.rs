@@ -1,0 +1,1 @@
+//! An apiserver in memory, for tests.
