@@ -1,0 +1,114 @@
+//! `bench`: figures as JSON lines, each with what it was measured on.
+//!
+//! Machines are noisy, so a peer is measured in the same run, taking turns, and every figure comes with the server's
+//! CPU time per operation. No test asserts any of it.
+
+mod load;
+mod members;
+mod memory;
+mod pods;
+mod store;
+
+use std::fs;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::build::Profile;
+use crate::layout::Layout;
+
+/// Flags of `bench`.
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    /// store: puts per second beside etcd's. pods: create → Running beside `docker run`. memory: every process's.
+    /// The last two need a running cluster. Without a word all of them.
+    #[arg(value_parser = ["store", "pods", "memory"])]
+    what: Vec<String>,
+    #[command(flatten)]
+    layout: Layout,
+    /// How to build the store that is measured.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Puts for each figure.
+    #[arg(long, default_value_t = 20_000)]
+    puts: u64,
+    /// How often each figure is taken, in turn with the peer's.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Pods to create, one after the other.
+    #[arg(long, default_value_t = 20)]
+    pods: u32,
+}
+
+/// Measures.
+pub fn bench(options: &Options) -> Result<()> {
+    let wants = |what: &str| options.what.is_empty() || options.what.iter().any(|word| word == what);
+    print_line(&machine());
+    if wants("store") {
+        store::measure(options.profile, options.puts, options.rounds)?;
+    }
+    if wants("pods") {
+        pods::measure(&options.layout, options.pods)?;
+    }
+    if wants("memory") {
+        memory::measure(&options.layout)?;
+    }
+    Ok(())
+}
+
+/// One figure.
+fn print_line(line: &Value) {
+    println!("{line}");
+}
+
+fn machine() -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processor = read("/proc/cpuinfo");
+    let model = processor.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+    let memory = read("/proc/meminfo");
+    let kibibytes: Option<u64> = memory.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    json!({
+        "bench": "machine",
+        "cpus": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        "model": model.unwrap_or("unknown"),
+        "memory_mib": kibibytes.unwrap_or(0) / 1024,
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "load_average": read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// CPU time that a process has used so far, microseconds.
+fn cpu_micros(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the program's name, which may hold spaces: field 14 and 15 of proc(5), in ticks of 10 ms.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    (ticks(11) + ticks(12)) * 10_000
+}
+
+/// The value below which `percent` of the sorted figures are.
+fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    let index = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    sorted.get(index.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_members_of_the_sample() {
+        let sample: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!([50.0, 99.0, 100.0].map(|percent| percentile(&sample, percent)), [50.0, 99.0, 100.0]);
+        assert_eq!(percentile(&[], 50.0), 0.0);
+    }
+
+    #[test]
+    fn our_own_cpu_time_can_be_read() {
+        let mut sum = 0u64;
+        while cpu_micros(std::process::id()) == 0 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `test`: the tests, all or by name. README's test command and CI are this.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::layout::{self, Layout};
+use crate::steps::{Steps, duration};
+use crate::{down, engine, prerequisites, run, up};
+
+/// Flags of `test`.
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    /// unit: everything that needs no Docker. e2e: a real cluster, the real kubectl. chaos: the same, and processes
+    /// are killed. Without a word: all of them.
+    #[arg(value_parser = ["unit", "e2e", "chaos"])]
+    what: Vec<String>,
+    /// Leave the test cluster up afterwards, to look at.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs them. The first failing group ends the run, after its cluster has been taken down.
+pub fn test(options: &Options) -> Result<()> {
+    let steps = Steps::new();
+    let wants = |what: &str| options.what.is_empty() || options.what.iter().any(|word| word == what);
+    prerequisites::ensure_build(&|text| eprintln!("  … {text}"))?;
+    if wants("unit") {
+        run::inherit(build::cargo().args(["test", "--workspace", "--exclude", "balsa-tests"]))?;
+        run::inherit(build::cargo().args(["test", "--package", "balsa-tests", "--lib", "--test", "tidy"]))?;
+    }
+    let suites: Vec<&str> = ["e2e", "chaos"].into_iter().filter(|suite| wants(suite)).collect();
+    if !suites.is_empty() {
+        on_cluster(&suites, options.keep)?;
+    }
+    eprintln!("\nAll done in {}", duration(steps.total()));
+    Ok(())
+}
+
+/// A cluster of its own, beside any that runs already.
+fn test_layout() -> Result<Layout> {
+    Ok(Layout {
+        cluster: "balsa-test".to_owned(),
+        state: Some(layout::repository()?.join(".balsa/test")),
+        nodes: 3,
+        stores: 3,
+        apiservers: 2,
+        api_port: 6553,
+        store_port: 2389,
+    })
+}
+
+fn on_cluster(suites: &[&str], keep: bool) -> Result<()> {
+    let layout = test_layout()?;
+    prerequisites::ensure_all(&|text| eprintln!("  … {text}"))?;
+    let (engine_started, _) = engine::ensure(&layout.state_dir()?, &|_| {})?;
+    let wipe = down::Options { layout: layout.clone(), wipe: true };
+    // What an interrupted run left behind.
+    down::down(&wipe)?;
+    let up_options = up::Options { layout: layout.clone(), profile: Profile::Dev, no_merge: true, wait: 300 };
+    let result = up::up(&up_options).and_then(|()| run_suites(&layout, suites));
+    if result.is_err() {
+        save_logs(&layout);
+    }
+    if keep {
+        eprintln!("kept: KUBECONFIG={}", layout.kubeconfig()?.display());
+        return result;
+    }
+    let gone = down::down(&wipe);
+    if let Some(process) = engine_started {
+        // Only the engine that this run started.
+        run::output(Command::new("kill").arg(process.to_string())).ok();
+    }
+    result.and(gone)
+}
+
+fn run_suites(layout: &Layout, suites: &[&str]) -> Result<()> {
+    let mut failed = Vec::new();
+    for suite in suites {
+        let mut cargo = build::cargo();
+        cargo.args(["test", "--package", "balsa-tests", "--test", suite, "--", "--test-threads=2"]);
+        cargo.env("BALSA_TEST_STATE", layout.state_dir()?);
+        cargo.env("BALSA_TEST_CLUSTER", &layout.cluster);
+        cargo.env("KUBECONFIG", layout.kubeconfig()?);
+        if run::inherit(&mut cargo).is_err() {
+            failed.push(*suite);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// What the processes said, for whoever looks into a failure.
+fn save_logs(layout: &Layout) {
+    let Ok(folder) = layout.state_dir().map(|state| state.join("logs")) else { return };
+    std::fs::create_dir_all(&folder).ok();
+    let processes = layout.store_names().into_iter().chain(layout.apiserver_names()).chain(layout.node_names()).chain(
+        ["scheduler1", "scheduler2", "controllers1", "controllers2"].map(str::to_owned),
+    );
+    for process in processes {
+        let said = engine::docker(&["logs", "--tail", "2000", &layout.container(&process)]).output();
+        if let Ok(said) = said {
+            std::fs::write(folder.join(format!("{process}.log")), [said.stdout, said.stderr].concat()).ok();
+        }
+    }
+    eprintln!("logs of every process: {}", folder.display());
+}

@@ -1,0 +1,76 @@
+//! etcd's own client against the running stores. It runs where etcdctl is on PATH or in target/peers, else it says so.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use balsa_tests::{Cluster, Said, repository, run};
+
+fn etcdctl() -> Option<PathBuf> {
+    let built = repository().join("target/peers/etcdctl");
+    if built.exists() {
+        return Some(built);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join("etcdctl")).find(|candidate| candidate.is_file())
+}
+
+#[test]
+fn put_get_txn_lease_compact_and_status_work_on_any_replica() {
+    let Some(program) = etcdctl() else {
+        eprintln!("no etcdctl here: not run");
+        return;
+    };
+    let cluster = Cluster::under_test();
+    let pki = cluster.state.join("pki");
+    let port: u16 = 2389;
+    let all = [port, port + 20_000, port + 30_000].map(|port| format!("localhost:{port}"));
+    let etcdctl = |endpoints: &str, words: &[&str], input: Option<&str>| -> Said {
+        let mut command = Command::new(&program);
+        command.arg("--endpoints").arg(endpoints);
+        for (flag, file) in [("--cacert", "ca.crt"), ("--cert", "admin.crt"), ("--key", "admin.key")] {
+            command.arg(flag).arg(pki.join(file));
+        }
+        command.args(words);
+        match input {
+            None => run(&mut command),
+            Some(text) => {
+                let folder = tempfile::tempdir().expect("a folder");
+                let path = folder.path().join("input");
+                std::fs::write(&path, text).expect("a file");
+                run(command.stdin(std::fs::File::open(path).expect("the file")))
+            }
+        }
+    };
+    let ok = |endpoints: &str, words: &[&str], input: Option<&str>| -> String {
+        let said = etcdctl(endpoints, words, input);
+        assert!(said.success, "etcdctl {words:?} at {endpoints}: {}{}", said.out, said.err);
+        said.out
+    };
+    for (index, endpoint) in all.iter().enumerate() {
+        let key = format!("e2e/{index}");
+        assert_eq!(ok(endpoint, &["put", &key, "value"], None), "OK\n");
+        for other in &all {
+            assert_eq!(ok(other, &["get", &key, "--print-value-only"], None), "value\n");
+        }
+    }
+    assert_eq!(ok(&all[0], &["get", "e2e/", "--prefix", "--count-only", "--write-out=fields"], None).matches("\"Count\" : 3").count(), 1);
+    let txn = "value(\"e2e/0\") = \"value\"\n\nput e2e/0 changed\n\nput e2e/0 wrong\n\n";
+    assert!(ok(&all[1], &["txn"], Some(txn)).starts_with("SUCCESS"));
+    assert_eq!(ok(&all[2], &["get", "e2e/0", "--print-value-only"], None), "changed\n");
+    let granted = ok(&all[0], &["lease", "grant", "600"], None);
+    let lease = granted.split_whitespace().nth(1).expect("a lease ID").to_owned();
+    ok(&all[1], &["put", "e2e/leased", "x", &format!("--lease={lease}")], None);
+    assert!(ok(&all[2], &["lease", "timetolive", &lease, "--keys"], None).contains("e2e/leased"));
+    ok(&all[0], &["lease", "revoke", &lease], None);
+    assert_eq!(ok(&all[1], &["get", "e2e/leased"], None), "");
+    let fields = ok(&all[0], &["get", "e2e/0", "--write-out=json"], None);
+    let answer: serde_json::Value = serde_json::from_str(&fields).expect("JSON");
+    let revision = answer["header"]["revision"].as_u64().expect("a revision").to_string();
+    let watched = ok(&all[2], &["get", "e2e/", "--prefix", "--rev", &revision, "--keys-only"], None);
+    assert!(watched.contains("e2e/1"), "{watched}");
+    let status = ok(&all.join(","), &["endpoint", "status", "--write-out=json"], None);
+    let members: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let leaders: Vec<u64> = members.as_array().expect("a list").iter().filter_map(|member| member["Status"]["leader"].as_u64()).collect();
+    assert!(leaders.len() == 3 && leaders.iter().all(|leader| *leader == leaders[0] && *leader != 0), "{status}");
+    ok(&all[0], &["del", "e2e/", "--prefix"], None);
+}

@@ -1,0 +1,10 @@
+//! The real thing: a cluster of containers, the real kubectl, the Python client, etcdctl.
+
+mod bad_input;
+mod deployment;
+mod etcdctl;
+mod pods;
+mod python;
+mod real_etcd;
+mod store_alone;
+mod streams;
