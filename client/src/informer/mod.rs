@@ -98,6 +98,11 @@ impl Informer<crate::DynamicObject> {
 }
 
 impl<K: Decode> Informer<K> {
+    /// Follows the objects of any resource as whatever `K` makes of their bodies (only their metadata, say).
+    pub fn start_as(client: Client, resource: GroupVersionResource, scope: Scope, stop: CancellationToken) -> Self {
+        Self::start_with(client, resource, scope, None, stop)
+    }
+
     fn start_with(
         client: Client,
         resource: GroupVersionResource,
