@@ -11,13 +11,18 @@
 
 pub mod cursor;
 pub mod decode;
+pub mod duration;
 pub mod field;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod owners;
+pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod validate;

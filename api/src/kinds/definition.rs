@@ -31,6 +31,8 @@ pub struct Definition {
     pub generation: bool,
     /// Its status is written through `/status` only.
     pub status: bool,
+    /// A creator may give the status too.
+    pub create_status: bool,
     /// See [`Kind::unconditional_update`].
     pub unconditional_update: bool,
     /// See [`Kind::create_on_update`].
@@ -45,6 +47,8 @@ pub struct Definition {
     pub prepare_update: fn(&mut Value, &Value, Part<'_>),
     /// Without metadata, which is checked for all kinds. Also run on updates of the main part.
     pub validate: fn(&Value) -> Vec<FieldError>,
+    /// What only a new object must fulfil, beyond `validate`.
+    pub validate_create_only: fn(&Value) -> Vec<FieldError>,
     /// What may not change (the new object's own rules are in `validate`).
     pub validate_update: fn(&Value, &Value, Part<'_>) -> Vec<FieldError>,
     /// See [`Kind::warnings`].
@@ -121,6 +125,7 @@ pub const PLAIN: Definition = Definition {
     name_rule: NameRule::Subdomain,
     generation: false,
     status: false,
+    create_status: false,
     unconditional_update: true,
     create_on_update: false,
     delete_returns_object: false,
@@ -128,6 +133,7 @@ pub const PLAIN: Definition = Definition {
     prepare_create: nothing,
     prepare_update: no_preparation,
     validate: no_findings,
+    validate_create_only: no_findings,
     validate_update: no_update_findings,
     warnings: no_warnings,
     columns: PLAIN_COLUMNS,
@@ -249,7 +255,7 @@ impl Kind for Definition {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        if self.status {
+        if self.status && !self.create_status {
             if let Value::Object(map) = object {
                 map.insert("status".to_owned(), Value::Object(Map::new()));
             }
@@ -296,6 +302,7 @@ impl Kind for Definition {
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut findings = meta::validate(object, self.namespaced, self.name_rule);
         findings.extend((self.validate)(object));
+        findings.extend((self.validate_create_only)(object));
         findings
     }
 

@@ -1,8 +1,21 @@
 //! Every kind that is served: one place for each rule about it.
 
+pub mod batch;
+pub mod config;
 mod definition;
+pub mod event;
+pub mod lease;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod policy;
+pub mod rbac;
 mod reviews;
+pub mod service;
+mod show;
 mod simple;
+pub mod storage;
+pub mod workload;
 
 use std::sync::OnceLock;
 
@@ -10,12 +23,49 @@ pub use definition::Definition;
 
 use crate::kind::Kind;
 
+/// The kinds with rules of their own; those of `simple` and `reviews` join them in [`all`].
+const OWN: &[&Definition] = &[
+    &namespace::NAMESPACE,
+    &node::NODE,
+    &pod::POD,
+    &config::CONFIG_MAP,
+    &config::SECRET,
+    &config::SERVICE_ACCOUNT,
+    &event::EVENT,
+    &event::NEW_EVENT,
+    &lease::LEASE,
+    &workload::DEPLOYMENT,
+    &workload::REPLICA_SET,
+    &workload::REPLICATION_CONTROLLER,
+    &workload::STATEFUL_SET,
+    &workload::DAEMON_SET,
+    &batch::JOB,
+    &batch::CRON_JOB,
+    &service::SERVICE,
+    &service::ENDPOINTS,
+    &service::ENDPOINT_SLICE,
+    &storage::PERSISTENT_VOLUME,
+    &storage::PERSISTENT_VOLUME_CLAIM,
+    &storage::STORAGE_CLASS,
+    &policy::POD_DISRUPTION_BUDGET,
+    &policy::PRIORITY_CLASS,
+    &policy::LIMIT_RANGE,
+    &policy::RESOURCE_QUOTA,
+    &policy::HORIZONTAL_POD_AUTOSCALER,
+    &policy::RUNTIME_CLASS,
+    &rbac::ROLE,
+    &rbac::CLUSTER_ROLE,
+    &rbac::ROLE_BINDING,
+    &rbac::CLUSTER_ROLE_BINDING,
+];
+
 static ALL: OnceLock<Vec<&'static dyn Kind>> = OnceLock::new();
 
 /// All kinds, those of the core group first.
 pub fn all() -> &'static [&'static dyn Kind] {
     ALL.get_or_init(|| {
         let mut all: Vec<&'static dyn Kind> = Vec::new();
+        all.extend(OWN.iter().map(|kind| *kind as &dyn Kind));
         all.extend(simple::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.extend(reviews::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.sort_by_key(|kind| (kind.names().group, kind.names().plural, kind.names().version));

@@ -1,205 +1,52 @@
-//! Kinds whose rules are few.
+//! Kinds whose rules are few: mostly plain objects for drivers and proxies.
 
-use super::definition::{Definition, PLAIN, SCALE, names, status_of};
-use crate::kind::Subresource;
-use crate::validate::meta::NameRule;
+use serde_json::Value;
 
-static NAMESPACE: Definition = Definition {
-    names: names!("", "v1", "Namespace", "namespaces", "namespace", ["ns"], []),
-    namespaced: false,
-    subresources: &[status_of("", "v1", "Namespace"), Subresource { name: "finalize", group: "", version: "v1", kind: "Namespace", verbs: &["update"] }],
-    status: true,
-    name_rule: NameRule::Label,
-    delete_returns_object: true,
-    verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
-    ..PLAIN
-};
-
-static NODE: Definition = Definition {
-    names: names!("", "v1", "Node", "nodes", "node", ["no"], []),
-    namespaced: false,
-    subresources: &[status_of("", "v1", "Node"), Subresource { name: "proxy", group: "", version: "v1", kind: "NodeProxyOptions", verbs: &["create", "delete", "get", "patch", "update"] }],
-    status: true,
-    ..PLAIN
-};
-
-static POD: Definition = Definition {
-    names: names!("", "v1", "Pod", "pods", "pod", ["po"], ["all"]),
-    subresources: &[status_of("", "v1", "Pod"), Subresource { name: "ephemeralcontainers", group: "", version: "v1", kind: "Pod", verbs: &["get", "patch", "update"] }, Subresource { name: "resize", group: "", version: "v1", kind: "Pod", verbs: &["get", "patch", "update"] }, Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: &["get"] }, Subresource { name: "exec", group: "", version: "v1", kind: "PodExecOptions", verbs: &["create", "get"] }, Subresource { name: "attach", group: "", version: "v1", kind: "PodAttachOptions", verbs: &["create", "get"] }, Subresource { name: "portforward", group: "", version: "v1", kind: "PodPortForwardOptions", verbs: &["create", "get"] }, Subresource { name: "proxy", group: "", version: "v1", kind: "PodProxyOptions", verbs: &["create", "delete", "get", "patch", "update"] }, Subresource { name: "binding", group: "", version: "v1", kind: "Binding", verbs: &["create"] }, Subresource { name: "eviction", group: "policy", version: "v1", kind: "Eviction", verbs: &["create"] }],
-    status: true,
-    generation: true,
-    delete_returns_object: true,
-    ..PLAIN
-};
-
-static CONFIG_MAP: Definition = Definition {
-    names: names!("", "v1", "ConfigMap", "configmaps", "configmap", ["cm"], []),
-    ..PLAIN
-};
-
-static SECRET: Definition = Definition {
-    names: names!("", "v1", "Secret", "secrets", "secret", [], []),
-    ..PLAIN
-};
-
-static SERVICE_ACCOUNT: Definition = Definition {
-    names: names!("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount", ["sa"], []),
-    subresources: &[Subresource { name: "token", group: "authentication.k8s.io", version: "v1", kind: "TokenRequest", verbs: &["create"] }],
-    delete_returns_object: true,
-    ..PLAIN
-};
-
-static EVENT: Definition = Definition {
-    names: names!("", "v1", "Event", "events", "event", ["ev"], []),
-    create_on_update: true,
-    ..PLAIN
-};
+use super::definition::{Definition, NAME, PLAIN, column, names, status_of, typed};
+use super::{pod, show};
+use crate::cursor::{At, find, items_mut, list, make_object, set_default, text};
+use crate::validate::unchanged;
 
 static POD_TEMPLATE: Definition = Definition {
     names: names!("", "v1", "PodTemplate", "podtemplates", "podtemplate", [], []),
     generation: true,
     delete_returns_object: true,
-    ..PLAIN
-};
-
-static REPLICATION_CONTROLLER: Definition = Definition {
-    names: names!("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller", ["rc"], ["all"]),
-    subresources: &[status_of("", "v1", "ReplicationController"), SCALE],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static SERVICE: Definition = Definition {
-    names: names!("", "v1", "Service", "services", "service", ["svc"], ["all"]),
-    subresources: &[status_of("", "v1", "Service"), Subresource { name: "proxy", group: "", version: "v1", kind: "ServiceProxyOptions", verbs: &["create", "delete", "get", "patch", "update"] }],
-    status: true,
-    name_rule: NameRule::Label,
-    delete_returns_object: true,
-    create_on_update: true,
-    ..PLAIN
-};
-
-static ENDPOINTS: Definition = Definition {
-    names: names!("", "v1", "Endpoints", "endpoints", "endpoints", ["ep"], []),
-    create_on_update: true,
-    ..PLAIN
-};
-
-static PERSISTENT_VOLUME: Definition = Definition {
-    names: names!("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume", ["pv"], []),
-    namespaced: false,
-    subresources: &[status_of("", "v1", "PersistentVolume")],
-    status: true,
-    delete_returns_object: true,
-    ..PLAIN
-};
-
-static PERSISTENT_VOLUME_CLAIM: Definition = Definition {
-    names: names!("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim", ["pvc"], []),
-    subresources: &[status_of("", "v1", "PersistentVolumeClaim")],
-    status: true,
-    delete_returns_object: true,
-    ..PLAIN
-};
-
-static LIMIT_RANGE: Definition = Definition {
-    names: names!("", "v1", "LimitRange", "limitranges", "limitrange", ["limits"], []),
-    create_on_update: true,
-    ..PLAIN
-};
-
-static RESOURCE_QUOTA: Definition = Definition {
-    names: names!("", "v1", "ResourceQuota", "resourcequotas", "resourcequota", ["quota"], []),
-    subresources: &[status_of("", "v1", "ResourceQuota")],
-    status: true,
-    delete_returns_object: true,
-    ..PLAIN
-};
-
-static DEPLOYMENT: Definition = Definition {
-    names: names!("apps", "v1", "Deployment", "deployments", "deployment", ["deploy"], ["all"]),
-    subresources: &[status_of("apps", "v1", "Deployment"), SCALE],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static REPLICA_SET: Definition = Definition {
-    names: names!("apps", "v1", "ReplicaSet", "replicasets", "replicaset", ["rs"], ["all"]),
-    subresources: &[status_of("apps", "v1", "ReplicaSet"), SCALE],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static STATEFUL_SET: Definition = Definition {
-    names: names!("apps", "v1", "StatefulSet", "statefulsets", "statefulset", ["sts"], ["all"]),
-    subresources: &[status_of("apps", "v1", "StatefulSet"), SCALE],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static DAEMON_SET: Definition = Definition {
-    names: names!("apps", "v1", "DaemonSet", "daemonsets", "daemonset", ["ds"], ["all"]),
-    subresources: &[status_of("apps", "v1", "DaemonSet")],
-    status: true,
-    generation: true,
+    default: |object| pod::defaults::template(make_object(object, "template")),
+    validate: |object| {
+        let mut findings = Vec::new();
+        pod::spec::template(&mut findings, &At::root(object).get("template"));
+        findings
+    },
+    columns: &[NAME, column("Containers"), column("Images"), column("Pod Labels")],
+    cells: |object, _| {
+        vec![
+            show::name(object),
+            show::containers(object, "template.spec"),
+            show::images(object, "template.spec"),
+            show::labels(find(object, "template.metadata.labels")).into(),
+        ]
+    },
     ..PLAIN
 };
 
 static CONTROLLER_REVISION: Definition = Definition {
     names: names!("apps", "v1", "ControllerRevision", "controllerrevisions", "controllerrevision", [], []),
-    ..PLAIN
-};
-
-static JOB: Definition = Definition {
-    names: names!("batch", "v1", "Job", "jobs", "job", [], ["all"]),
-    subresources: &[status_of("batch", "v1", "Job")],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static CRON_JOB: Definition = Definition {
-    names: names!("batch", "v1", "CronJob", "cronjobs", "cronjob", ["cj"], ["all"]),
-    subresources: &[status_of("batch", "v1", "CronJob")],
-    status: true,
-    generation: true,
-    ..PLAIN
-};
-
-static LEASE: Definition = Definition {
-    names: names!("coordination.k8s.io", "v1", "Lease", "leases", "lease", [], []),
-    create_on_update: true,
-    unconditional_update: false,
-    ..PLAIN
-};
-
-static ENDPOINT_SLICE: Definition = Definition {
-    names: names!("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice", [], []),
-    generation: true,
-    ..PLAIN
-};
-
-static NEW_EVENT: Definition = Definition {
-    names: names!("events.k8s.io", "v1", "Event", "events", "event", ["ev"], []),
-    create_on_update: true,
-    ..PLAIN
-};
-
-static PRIORITY_CLASS: Definition = Definition {
-    names: names!("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "priorityclass", ["pc"], []),
-    namespaced: false,
-    generation: true,
-    ..PLAIN
-};
-
-static STORAGE_CLASS: Definition = Definition {
-    names: names!("storage.k8s.io", "v1", "StorageClass", "storageclasses", "storageclass", ["sc"], []),
-    namespaced: false,
-    delete_returns_object: true,
+    validate_update: |new, old, _| {
+        let mut findings = Vec::new();
+        unchanged(&mut findings, &At::root(new).get("data"), &At::root(old).get("data"));
+        findings
+    },
+    columns: &[NAME, column("Controller"), column("Revision"), column("Age")],
+    cells: |object, now| {
+        let owner = crate::owners::controller(object);
+        let owner = owner.map_or_else(|| "<none>".to_owned(), |owner| {
+            let (group, _) = crate::meta::split_api_version(text(owner, "apiVersion"));
+            let kind = text(owner, "kind").to_lowercase();
+            let resource = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+            format!("{resource}/{}", text(owner, "name"))
+        });
+        vec![show::name(object), owner.into(), show::number(object, "revision").into(), show::age(object, now)]
+    },
     ..PLAIN
 };
 
@@ -208,6 +55,8 @@ static CSI_NODE: Definition = Definition {
     namespaced: false,
     delete_returns_object: true,
     unconditional_update: false,
+    columns: &[NAME, typed("Drivers", "integer"), column("Age")],
+    cells: |object, now| vec![show::name(object), list(object, "spec.drivers").len().into(), show::age(object, now)],
     ..PLAIN
 };
 
@@ -216,6 +65,41 @@ static CSI_DRIVER: Definition = Definition {
     namespaced: false,
     delete_returns_object: true,
     unconditional_update: false,
+    default: |object| {
+        let spec = make_object(object, "spec");
+        set_default(spec, "attachRequired", true);
+        set_default(spec, "podInfoOnMount", false);
+        set_default(spec, "storageCapacity", false);
+        set_default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        set_default(spec, "volumeLifecycleModes", serde_json::json!(["Persistent"]));
+        set_default(spec, "requiresRepublish", false);
+        set_default(spec, "seLinuxMount", false);
+    },
+    columns: &[
+        NAME,
+        typed("AttachRequired", "boolean"),
+        typed("PodInfoOnMount", "boolean"),
+        typed("StorageCapacity", "boolean"),
+        column("TokenRequests"),
+        typed("RequiresRepublish", "boolean"),
+        column("Modes"),
+        column("Age"),
+    ],
+    cells: |object, now| {
+        let flag = |name: &str| Value::from(find(object, &format!("spec.{name}")) == &Value::Bool(true));
+        let tokens = show::joined(list(object, "spec.tokenRequests").iter().map(|request| text(request, "audience")));
+        let modes = show::joined(list(object, "spec.volumeLifecycleModes").iter().filter_map(Value::as_str));
+        vec![
+            show::name(object),
+            flag("attachRequired"),
+            flag("podInfoOnMount"),
+            flag("storageCapacity"),
+            if tokens.is_empty() { "<unset>".into() } else { tokens.into() },
+            flag("requiresRepublish"),
+            if modes.is_empty() { "<none>".into() } else { modes.into() },
+            show::age(object, now),
+        ]
+    },
     ..PLAIN
 };
 
@@ -226,6 +110,24 @@ static VOLUME_ATTACHMENT: Definition = Definition {
     status: true,
     delete_returns_object: true,
     unconditional_update: false,
+    columns: &[
+        NAME,
+        column("Attacher"),
+        column("PV"),
+        column("Node"),
+        typed("Attached", "boolean"),
+        column("Age"),
+    ],
+    cells: |object, now| {
+        vec![
+            show::name(object),
+            text(object, "spec.attacher").into(),
+            text(object, "spec.source.persistentVolumeName").into(),
+            text(object, "spec.nodeName").into(),
+            (find(object, "status.attached") == &Value::Bool(true)).into(),
+            show::age(object, now),
+        ]
+    },
     ..PLAIN
 };
 
@@ -240,51 +142,41 @@ static VOLUME_ATTRIBUTES_CLASS: Definition = Definition {
     names: names!("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclass", ["vac"], []),
     namespaced: false,
     delete_returns_object: true,
-    ..PLAIN
-};
-
-static POD_DISRUPTION_BUDGET: Definition = Definition {
-    names: names!("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget", ["pdb"], []),
-    subresources: &[status_of("policy", "v1", "PodDisruptionBudget")],
-    status: true,
-    generation: true,
-    unconditional_update: false,
-    ..PLAIN
-};
-
-static ROLE: Definition = Definition {
-    names: names!("rbac.authorization.k8s.io", "v1", "Role", "roles", "role", [], []),
-    name_rule: NameRule::PathSegment,
-    create_on_update: true,
-    ..PLAIN
-};
-
-static CLUSTER_ROLE: Definition = Definition {
-    names: names!("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "clusterrole", [], []),
-    namespaced: false,
-    name_rule: NameRule::PathSegment,
-    create_on_update: true,
-    ..PLAIN
-};
-
-static ROLE_BINDING: Definition = Definition {
-    names: names!("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "rolebinding", [], []),
-    name_rule: NameRule::PathSegment,
-    create_on_update: true,
-    ..PLAIN
-};
-
-static CLUSTER_ROLE_BINDING: Definition = Definition {
-    names: names!("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", [], []),
-    namespaced: false,
-    name_rule: NameRule::PathSegment,
-    create_on_update: true,
+    columns: &[NAME, column("DriverName"), column("Age")],
+    cells: |object, now| vec![show::name(object), text(object, "driverName").into(), show::age(object, now)],
     ..PLAIN
 };
 
 static NETWORK_POLICY: Definition = Definition {
     names: names!("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "networkpolicy", ["netpol"], []),
     generation: true,
+    default: |object| {
+        let egress = find(object, "spec.egress").is_array();
+        let spec = make_object(object, "spec");
+        if list(spec, "policyTypes").is_empty() {
+            spec["policyTypes"] = if egress { serde_json::json!(["Ingress", "Egress"]) } else { serde_json::json!(["Ingress"]) };
+        }
+        for (rules, _) in [("ingress", ()), ("egress", ())] {
+            for rule in items_mut(spec, rules) {
+                for port in items_mut(rule, "ports") {
+                    set_default(port, "protocol", "TCP");
+                }
+            }
+        }
+    },
+    validate: |object| {
+        let spec = At::root(object).get("spec");
+        let mut findings = Vec::new();
+        crate::validate::label_selector(&mut findings, &spec.get("podSelector"));
+        for r#type in spec.get("policyTypes").items() {
+            crate::validate::one_of(&mut findings, &r#type, &["Egress", "Ingress"]);
+        }
+        findings
+    },
+    columns: &[NAME, column("Pod-Selector"), column("Age")],
+    cells: |object, now| {
+        vec![show::name(object), show::selector(find(object, "spec.podSelector")).into(), show::age(object, now)]
+    },
     ..PLAIN
 };
 
@@ -293,6 +185,22 @@ static INGRESS: Definition = Definition {
     subresources: &[status_of("networking.k8s.io", "v1", "Ingress")],
     status: true,
     generation: true,
+    columns: &[NAME, column("Class"), column("Hosts"), column("Address"), column("Ports"), column("Age")],
+    cells: |object, now| {
+        let hosts: Vec<&str> =
+            list(object, "spec.rules").iter().map(|rule| text(rule, "host")).filter(|host| !host.is_empty()).collect();
+        let addresses = list(object, "status.loadBalancer.ingress").iter();
+        let addresses = addresses.map(|one| if text(one, "ip").is_empty() { text(one, "hostname") } else { text(one, "ip") });
+        let tls = !list(object, "spec.tls").is_empty();
+        vec![
+            show::name(object),
+            show::or_none(text(object, "spec.ingressClassName")),
+            if hosts.is_empty() { "*".into() } else { hosts.join(",").into() },
+            show::joined(addresses).into(),
+            if tls { "80, 443".into() } else { "80".into() },
+            show::age(object, now),
+        ]
+    },
     ..PLAIN
 };
 
@@ -300,66 +208,31 @@ static INGRESS_CLASS: Definition = Definition {
     names: names!("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "ingressclass", [], []),
     namespaced: false,
     generation: true,
-    ..PLAIN
-};
-
-static RUNTIME_CLASS: Definition = Definition {
-    names: names!("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass", [], []),
-    namespaced: false,
-    create_on_update: true,
-    unconditional_update: false,
-    ..PLAIN
-};
-
-static HORIZONTAL_POD_AUTOSCALER: Definition = Definition {
-    names: names!("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscaler", ["hpa"], ["all"]),
-    subresources: &[status_of("autoscaling", "v2", "HorizontalPodAutoscaler")],
-    status: true,
+    columns: &[NAME, column("Controller"), column("Parameters"), column("Age")],
+    cells: |object, now| {
+        let parameters = match text(object, "spec.parameters.kind") {
+            "" => "<none>".to_owned(),
+            kind => {
+                let group = text(object, "spec.parameters.apiGroup");
+                let kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+                format!("{kind}/{}", text(object, "spec.parameters.name"))
+            }
+        };
+        vec![show::name(object), text(object, "spec.controller").into(), parameters.into(), show::age(object, now)]
+    },
     ..PLAIN
 };
 
 /// All of them.
 pub const ALL: &[&Definition] = &[
-    &NAMESPACE,
-    &NODE,
-    &POD,
-    &CONFIG_MAP,
-    &SECRET,
-    &SERVICE_ACCOUNT,
-    &EVENT,
     &POD_TEMPLATE,
-    &REPLICATION_CONTROLLER,
-    &SERVICE,
-    &ENDPOINTS,
-    &PERSISTENT_VOLUME,
-    &PERSISTENT_VOLUME_CLAIM,
-    &LIMIT_RANGE,
-    &RESOURCE_QUOTA,
-    &DEPLOYMENT,
-    &REPLICA_SET,
-    &STATEFUL_SET,
-    &DAEMON_SET,
     &CONTROLLER_REVISION,
-    &JOB,
-    &CRON_JOB,
-    &LEASE,
-    &ENDPOINT_SLICE,
-    &NEW_EVENT,
-    &PRIORITY_CLASS,
-    &STORAGE_CLASS,
     &CSI_NODE,
     &CSI_DRIVER,
     &VOLUME_ATTACHMENT,
     &CSI_STORAGE_CAPACITY,
     &VOLUME_ATTRIBUTES_CLASS,
-    &POD_DISRUPTION_BUDGET,
-    &ROLE,
-    &CLUSTER_ROLE,
-    &ROLE_BINDING,
-    &CLUSTER_ROLE_BINDING,
     &NETWORK_POLICY,
     &INGRESS,
     &INGRESS_CLASS,
-    &RUNTIME_CLASS,
-    &HORIZONTAL_POD_AUTOSCALER,
 ];

@@ -1,0 +1,97 @@
+//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply. All pure: a stored object and a patch in,
+//! the patched object out (not yet defaulted or validated).
+
+pub mod apply;
+pub mod fields;
+pub mod strategic;
+
+use serde_json::Value;
+
+use crate::status::ApiError;
+
+/// More operations than this in one JSON patch are refused.
+const MAX_OPERATIONS: usize = 10_000;
+/// How many bytes a JSON patch may copy within the object.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
+
+/// Applies a JSON patch (RFC 6902). A failed `test` or a missing path is 422, a malformed patch 400.
+pub fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
+    if let Some(operations) = patch.as_array() {
+        if operations.len() > MAX_OPERATIONS {
+            let message = format!(
+                "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                operations.len()
+            );
+            return Err(ApiError::too_large(message));
+        }
+    }
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch.clone()).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+    let mut out = object.clone();
+    let mut copied = 0usize;
+    for operation in &patch.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            // A few copies of copies would otherwise fill all memory.
+            copied = copied.saturating_add(copy.from.resolve(&out).map_or(0, |value| value.to_string().len()));
+            if copied > MAX_COPIED {
+                return Err(ApiError::too_large("the JSON patch copies more than is allowed"));
+            }
+        }
+        json_patch::patch(&mut out, std::slice::from_ref(operation)).map_err(|error| {
+            let message = "the server rejected our request due to an error in our request";
+            ApiError::new(422, "Invalid", message).with_cause("", error.to_string(), "")
+        })?;
+    }
+    Ok(out)
+}
+
+/// Applies a merge patch (RFC 7386).
+pub fn merge(object: &Value, patch: &Value) -> Value {
+    let mut out = object.clone();
+    merge_into(&mut out, patch);
+    out
+}
+
+fn merge_into(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        patch.clone_into(target);
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(map) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            map.remove(key);
+        } else {
+            merge_into(map.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_patch() {
+        let object = json!({"a": 1, "l": [1, 2]});
+        let patched = json(&object, &serde_json::json!([{"op": "replace", "path": "/a", "value": 2}, {"op": "add", "path": "/l/-", "value": 3}]));
+        assert_eq!(patched.expect("patch"), json!({"a": 2, "l": [1, 2, 3]}));
+        for (patch, code) in [
+            (json!([{"op": "test", "path": "/a", "value": 2}]), 422),
+            (json!([{"op": "remove", "path": "/b"}]), 422),
+            (json!([{"op": "nope", "path": "/b"}]), 400),
+            (json!({"a": 1}), 400),
+        ] {
+            assert_eq!(super::json(&object, &patch).expect_err("refused").code, code, "{patch}");
+        }
+    }
+
+    #[test]
+    fn merge_patch() {
+        assert_eq!(merge(&json!({"a": {"b": 1, "c": 2}, "l": [1]}), &json!({"a": {"b": null, "d": {"e": null}}, "l": [2]})), json!({"a": {"c": 2, "d": {}}, "l": [2]}));
+    }
+}
