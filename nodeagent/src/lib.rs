@@ -1,2 +1,3 @@
 //! The node agent.
+pub mod network;
 pub mod runtime;

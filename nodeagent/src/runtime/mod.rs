@@ -3,6 +3,9 @@
 //! Two implementations: Docker (`docker/`) and a fake (`fake.rs`) that keeps containers in memory for tests and hollow
 //! nodes. Everything here is mechanism: no restart policy, no back-off, no Kubernetes object is known below this seam.
 
+pub mod docker;
+pub mod fake;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
