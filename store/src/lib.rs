@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Balsa's store: every byte of cluster state, replicated by Raft, kept by RocksDB, spoken to as etcd v3.
+//!
+//! A write's way: [`grpc`] checks it → [`replica`] proposes it (or passes it on to the leader) → [`raft`] gets it onto
+//! a majority's disks ([`disk::log`]: the only sync there is) → [`mvcc`] decides what it does to the keys →
+//! [`disk::state`] takes that in one atomic step → [`watch`] tells whoever is interested → the writer is answered.
+//!
+//! The store knows bytes, revisions and leases. It does not know what a pod is.
+
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod config;
+pub mod disk;
+pub mod error;
+pub mod grpc;
+pub mod lease;
+pub mod metrics;
+pub mod mvcc;
+pub mod raft;
+pub mod replica;
+pub mod server;
+pub mod watch;
+
+pub use config::Config;
+pub use server::{Handle, run, start};

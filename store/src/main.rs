@@ -1,0 +1,12 @@
+//! `balsa-store`: one replica of the store.
+
+use balsa_process::{shutdown, telemetry};
+use balsa_store::Config;
+use clap::Parser as _;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    telemetry::init();
+    let config = Config::parse();
+    balsa_store::run(config, shutdown::on_signal()?).await
+}

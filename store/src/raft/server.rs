@@ -1,0 +1,168 @@
+//! What peers ask of this replica. Only members of this cluster are answered, and only what is meant for this member.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use balsa_process::identity::Actor;
+use balsa_proto::raft::raft_server::Raft as RaftService;
+use balsa_proto::raft::{AppendRequest, AppendResponse, ForwardRequest, Payload, SnapshotChunk};
+use futures::stream::{BoxStream, StreamExt as _};
+use tokio::io::AsyncWriteExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::network::{CLUSTER_HEADER, TARGET_HEADER};
+use super::{Raft, TypeConfig, Vote, codec};
+use crate::disk::checkpoint::SnapshotDir;
+use crate::error::Fault;
+use crate::replica::Replica;
+
+/// The group in a peer's certificate.
+pub const STORES: &str = "balsa:stores";
+
+/// The peer port's service.
+pub struct PeerService {
+    replica: Arc<Replica>,
+    snapshots: AtomicU64,
+}
+
+fn invalid(fault: Fault) -> Status {
+    Status::invalid_argument(fault.0)
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this replica has stopped: {error}"))
+}
+
+impl PeerService {
+    /// Serves for `replica`.
+    pub fn new(replica: Arc<Replica>) -> Self {
+        Self { replica, snapshots: AtomicU64::new(0) }
+    }
+
+    fn raft(&self) -> &Raft {
+        self.replica.raft()
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if self.replica.uses_tls() {
+            let certificates = request.peer_certs();
+            let leaf = certificates.as_ref().and_then(|chain| chain.first());
+            let actor = leaf.and_then(|leaf| Actor::from_certificate(leaf).ok());
+            if !actor.is_some_and(|actor| actor.is_in(STORES)) {
+                return Err(Status::permission_denied(format!("only members of {STORES} may use the peer port")));
+            }
+        }
+        let number = |name: &str| request.metadata().get(name)?.to_str().ok()?.parse::<u64>().ok();
+        match (number(CLUSTER_HEADER), number(TARGET_HEADER)) {
+            (Some(cluster), Some(target)) if cluster == self.replica.cluster_id() && target == self.replica.id() => Ok(()),
+            (Some(cluster), _) if cluster != self.replica.cluster_id() => {
+                Err(Status::failed_precondition("this replica belongs to another cluster"))
+            }
+            _ => Err(Status::failed_precondition("this replica is not the member that the call is meant for")),
+        }
+    }
+}
+
+fn answer(value: &impl serde::Serialize) -> Result<Response<Payload>, Status> {
+    let data = codec::to_json(value).map_err(|fault| Status::internal(fault.0))?.into();
+    Ok(Response::new(Payload { data }))
+}
+
+#[tonic::async_trait]
+impl RaftService for PeerService {
+    type AppendStream = BoxStream<'static, Result<AppendResponse, Status>>;
+
+    async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+        self.admit(&request)?;
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
+            match request.map(codec::from_wire_append) {
+                Ok(Ok(request)) => Some(request),
+                Ok(Err(fault)) => {
+                    tracing::warn!(%fault, "a peer sent an append request that makes no sense");
+                    None
+                }
+                Err(_closed) => None,
+            }
+        });
+        let answers = self.raft().stream_append(requests).map(|result| match result {
+            Ok(result) => Ok(codec::wire_append_result(&result)),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
+        answer(&self.raft().vote(rpc).await.map_err(stopped)?)
+    }
+
+    async fn pre_vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
+        answer(&self.raft().pre_vote(rpc).await.map_err(stopped)?)
+    }
+
+    async fn transfer_leader(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
+        answer(&self.raft().handle_transfer_leader(rpc).await.map_err(stopped)?)
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let mut pieces = request.into_inner();
+        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let (vote, meta): (Vote, openraft::type_config::alias::SnapshotMetaOf<TypeConfig>) =
+            codec::from_json(&first.header).map_err(invalid)?;
+        let number = self.snapshots.fetch_add(1, Ordering::Relaxed);
+        let path = self.replica.state().root().join(format!("incoming-{number}"));
+        tokio::fs::create_dir_all(&path).await?;
+        let dir = SnapshotDir::adopt(path);
+        tracing::info!(index = meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
+        receive(&mut pieces, dir.path()).await?;
+        let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(dir) };
+        let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        answer(&response.vote)
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let ForwardRequest { kind, body } = request.into_inner();
+        let data = self.replica.serve_forwarded(kind, body).await?;
+        Ok(Response::new(Payload { data }))
+    }
+}
+
+/// Writes the files of a snapshot to `dir`, checked and synced.
+async fn receive(pieces: &mut Streaming<SnapshotChunk>, dir: &Path) -> Result<(), Status> {
+    let mut open: Option<(tokio::fs::File, crc32fast::Hasher)> = None;
+    while let Some(piece) = pieces.message().await? {
+        if !piece.file.is_empty() {
+            let plain = piece.file.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+            if !plain || piece.file.starts_with('.') || open.is_some() {
+                return Err(Status::invalid_argument("a snapshot with an unusable file name"));
+            }
+            open = Some((tokio::fs::File::create(dir.join(&piece.file)).await?, crc32fast::Hasher::new()));
+        }
+        let Some((file, crc)) = &mut open else {
+            return Err(Status::invalid_argument("a snapshot whose data belongs to no file"));
+        };
+        crc.update(&piece.data);
+        file.write_all(&piece.data).await?;
+        if piece.last {
+            file.flush().await?;
+            file.sync_all().await?;
+            if crc.clone().finalize() != piece.crc {
+                return Err(Status::data_loss("a file of the snapshot was damaged on its way"));
+            }
+            open = None;
+        }
+    }
+    if open.is_some() {
+        return Err(Status::aborted("the snapshot ended in the middle of a file"));
+    }
+    crate::disk::sync_dir(dir)?;
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! Puts a replica together and serves its three ports.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use balsa_process::observe;
+use balsa_process::tls::TlsIdentity;
+use balsa_proto::etcd::etcdserverpb::{
+    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+};
+use balsa_proto::raft::raft_server::RaftServer;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::{self, Config};
+use crate::disk::log::LogDisk;
+use crate::disk::state::State;
+use crate::disk::checkpoint;
+use crate::grpc::Service;
+use crate::lease::expirer;
+use crate::metrics::Metrics;
+use crate::raft::log_store::LogStore;
+use crate::raft::network::{MAX_MESSAGE, Network};
+use crate::raft::server::PeerService;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::{Members, Raft};
+use crate::replica::{Applied, Parts, Replica};
+
+/// A running replica and where it is reached.
+pub struct Handle {
+    /// etcd v3.
+    pub client_addr: SocketAddr,
+    /// Raft.
+    pub peer_addr: SocketAddr,
+    /// Health and metrics.
+    pub metrics_addr: SocketAddr,
+    /// The replica itself.
+    pub replica: Arc<Replica>,
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Handle {
+    /// Waits until the replica has stopped, by its token or by a fault (which is the error).
+    pub async fn finished(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.context("a task of the store failed").and_then(|ended| ended);
+            if let Err(error) = ended {
+                self.stop.cancel();
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+
+    /// Stops the replica and waits for it.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.finished().await
+    }
+}
+
+/// Runs a replica until `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    start(config, stop).await?.finished().await
+}
+
+/// Starts a replica; it listens when this returns.
+pub async fn start(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
+    config.check()?;
+    let members = config.members()?;
+    let stop = stop.child_token();
+    let identity = config.tls.as_ref().map(|files| files.load()).transpose()?;
+    let (id, cluster_id) = (config::member_id(&config.name), config::cluster_id(&config.cluster_token, &members));
+    let client = observe::bind(config.listen_client).await?;
+    let peer = observe::bind(config.listen_peer).await?;
+    let metrics_port = observe::bind(config.listen_metrics).await?;
+    let (client_addr, peer_addr, metrics_addr) = (client.local_addr()?, peer.local_addr()?, metrics_port.local_addr()?);
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let (state, log) = open_disk(config.data_dir.clone(), metrics.clone()).await?;
+    let applied = Arc::new(Applied::new(state.clone()));
+    let machine = StateMachine::open(state.clone(), applied.clone())?;
+    let log = LogStore::open(log, state)?;
+    let network = Network::new(id, cluster_id, identity.clone());
+    let raft = Raft::new(id, Arc::new(raft_config(&config, cluster_id)?), network.clone(), log, machine).await?;
+
+    let scheme = if identity.is_some() { "https" } else { "http" };
+    let client_url = config.advertise_client.clone().unwrap_or_else(|| format!("{scheme}://{client_addr}"));
+    let parts = Parts {
+        config: config.clone(),
+        id,
+        cluster_id,
+        members: members.clone(),
+        raft: raft.clone(),
+        network,
+        applied: applied.clone(),
+        metrics,
+        client_url,
+        stop: stop.clone(),
+    };
+    let replica = Replica::start(parts);
+    tracing::info!(name = config.name, %client_addr, %peer_addr, id, cluster_id, "store started");
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_clients(replica.clone(), client, identity.clone()));
+    tasks.spawn(serve_peers(replica.clone(), peer, identity.clone()));
+    let health_of = replica.clone();
+    let health: observe::Health = Arc::new(move || match health_of.leadership().borrow().leader {
+        Some(_) => Ok(()),
+        None => Err("no leader".to_owned()),
+    });
+    let observed = observe::serve(metrics_port, identity, Arc::new(registry), health, stop.clone());
+    tasks.spawn(async move { Ok(observed.await?) });
+    tasks.spawn(bootstrap(replica.clone(), members));
+    tasks.spawn(compact(replica.clone(), applied));
+    tasks.spawn(measure(replica.clone()));
+    let expirer = expirer::run(replica.clone());
+    tasks.spawn(async move {
+        expirer.await;
+        Ok(())
+    });
+    let (raft_stop, stopping) = (stop.clone(), replica.clone());
+    tasks.spawn(async move {
+        raft_stop.cancelled().await;
+        let failed = {
+            use openraft::async_runtime::watch::WatchReceiver as _;
+            let metrics = raft.metrics();
+            metrics.borrow_watched().running_state.clone().err()
+        };
+        raft.shutdown().await.context("consensus did not end")?;
+        flush(stopping).await?;
+        match failed {
+            Some(fatal) => Err(anyhow::anyhow!("consensus stopped: {fatal}")),
+            None => Ok(()),
+        }
+    });
+    Ok(Handle { client_addr, peer_addr, metrics_addr, replica, stop, tasks })
+}
+
+/// A planned stop leaves everything flushed, so that the next start has nothing to replay.
+async fn flush(replica: Arc<Replica>) -> anyhow::Result<()> {
+    let index = replica.hub().applied().borrow().index;
+    let state = replica.state().clone();
+    Ok(tokio::task::spawn_blocking(move || state.flush(index)).await??)
+}
+
+async fn open_disk(root: PathBuf, metrics: Metrics) -> anyhow::Result<(State, LogDisk)> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let state = State::open(&root)?;
+        let log = LogDisk::open(&root, move |synced| {
+            metrics.fsync.observe(synced.took.as_secs_f64());
+            metrics.group.observe(synced.requests as f64);
+        })?;
+        Ok::<_, anyhow::Error>((state, log))
+    });
+    opened.await?
+}
+
+fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Config> {
+    let raft = openraft::Config {
+        cluster_name: format!("balsa-{cluster_id:x}"),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout_min: config.election_timeout,
+        election_timeout_max: 2 * config.election_timeout,
+        install_snapshot_timeout: 60_000,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_count),
+        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
+        replication_lag_threshold: config.snapshot_count.max(config.snapshot_catchup_entries),
+        purge_batch_size: 256.min(config.snapshot_count),
+        max_payload_entries: 512,
+        enable_pre_vote: Some(true),
+        broadcast_submitted_on_append: Some(true),
+        ..openraft::Config::default()
+    };
+    raft.validate().context("the consensus parameters do not fit together")
+}
+
+/// The first start of a cluster. Every member may do it, because all do the same; the first by name begins, so that
+/// they do not compete, and the others only when it does not appear.
+async fn bootstrap(replica: Arc<Replica>, members: Members) -> anyhow::Result<()> {
+    let first = members.values().map(|peer| peer.name.as_str()).min() == Some(replica.config().name.as_str());
+    let mut patience = if first { Duration::ZERO } else { Duration::from_secs(3) };
+    loop {
+        tokio::select! {
+            () = replica.stop().cancelled() => return Ok(()),
+            () = tokio::time::sleep(patience) => {}
+        }
+        if replica.raft().is_initialized().await? {
+            return Ok(());
+        }
+        match replica.raft().initialize(members.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::info!(%error, "not the one who begins the cluster"),
+        }
+        patience = Duration::from_secs(1);
+    }
+}
+
+/// Removes from disk what was compacted, behind the writes.
+async fn compact(replica: Arc<Replica>, applied: Arc<Applied>) -> anyhow::Result<()> {
+    let mut compacted = applied.compactions();
+    compacted.mark_changed();
+    loop {
+        tokio::select! {
+            () = replica.stop().cancelled() => return Ok(()),
+            changed = compacted.changed() => changed?,
+        }
+        let revision = *compacted.borrow_and_update();
+        if revision == 0 {
+            continue;
+        }
+        let (state, stop) = (replica.state().clone(), replica.stop().clone());
+        let cleaned = tokio::task::spawn_blocking(move || checkpoint::clean(&state, revision, || stop.is_cancelled()));
+        match cleaned.await? {
+            Ok(()) => tracing::debug!(revision, "compacted"),
+            Err(fault) => tracing::error!(%fault, revision, "compaction failed; it is tried again with the next one"),
+        }
+    }
+}
+
+/// Keeps the figures up to date that nobody else does.
+async fn measure(replica: Arc<Replica>) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = replica.stop().cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+        let metrics = replica.metrics();
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let applied = *replica.hub().applied().borrow();
+        metrics.applied.set(number(applied.index));
+        metrics.revision.set(applied.position.revision);
+        metrics.compacted.set(applied.position.compacted);
+        metrics.watchers.set(number(replica.hub().watchers() as u64));
+        let (total, live) = replica.state().size();
+        metrics.db_size.set(number(total));
+        metrics.db_size_in_use.set(number(live));
+    }
+}
+
+fn builder(identity: Option<&TlsIdentity>) -> anyhow::Result<Server> {
+    let builder = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .max_concurrent_streams(100_000);
+    Ok(match identity {
+        Some(identity) => builder.tls_config(identity.tonic_server())?,
+        None => builder,
+    })
+}
+
+async fn serve_clients(replica: Arc<Replica>, listener: TcpListener, identity: Option<TlsIdentity>) -> anyhow::Result<()> {
+    let service = Service::new(replica.clone());
+    // Room for the frame around the largest request; the exact limit is checked where a write is proposed.
+    let largest = replica.max_request_bytes() + (512 << 10);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let stop = replica.stop().clone();
+    builder(identity.as_ref())?
+        .add_service(health_service)
+        .add_service(KvServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(WatchServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(LeaseServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(ClusterServer::new(service.clone()))
+        .add_service(MaintenanceServer::new(service))
+        .serve_with_incoming_shutdown(incoming(listener), graceful(stop))
+        .await
+        .context("the client port failed")
+}
+
+async fn serve_peers(replica: Arc<Replica>, listener: TcpListener, identity: Option<TlsIdentity>) -> anyhow::Result<()> {
+    let stop = replica.stop().clone();
+    let service = RaftServer::new(PeerService::new(replica))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let serving = builder(identity.as_ref())?
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming(listener), graceful(stop.clone()));
+    tokio::select! {
+        served = serving => served.context("the peer port failed"),
+        // Peers keep their streams open as long as they can.
+        () = cut_off(stop) => Ok(()),
+    }
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+async fn graceful(stop: CancellationToken) {
+    stop.cancelled().await;
+}
+
+async fn cut_off(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
