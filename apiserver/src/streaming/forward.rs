@@ -141,7 +141,9 @@ pub async fn spdy(mut session: Session, destination: &Destination) {
         let stream = tokio::select! {
             stream = session.accept() => stream,
             _ = sweep.tick() => {
-                halves.retain(|_, half| half.since.elapsed() < PAIR);
+                let (young, old) = halves.into_iter().partition(|(_, half)| half.since.elapsed() < PAIR);
+                halves = young;
+                refuse(old).await;
                 continue;
             }
             Some(_) = connections.join_next() => continue,
@@ -171,11 +173,22 @@ pub async fn spdy(mut session: Session, destination: &Destination) {
     session.close().await;
 }
 
+/// A stream whose other half did not come.
+async fn refuse(old: BTreeMap<String, Half>) {
+    for half in old.into_values() {
+        half.stream.outgoing.refuse().await;
+    }
+}
+
 async fn spdy_connection(destination: &Destination, port: u16, data: Stream, error: Stream) {
-    let Stream { incoming, outgoing, .. } = data;
-    let result = match destination.connect(port).await {
-        Ok(connection) => pump(connection, incoming, Back::Spdy(&outgoing)).await,
-        Err(status) => Err(status),
+    let Stream { incoming, outgoing, gone, .. } = data;
+    let forwarding = async {
+        let connection = destination.connect(port).await?;
+        pump(connection, incoming, Back::Spdy(&outgoing)).await
+    };
+    let result = tokio::select! {
+        result = forwarding => result,
+        () = gone.cancelled() => Ok(()),
     };
     if let Err(status) = result {
         error.outgoing.send(destination.failure(port, &status).into()).await;

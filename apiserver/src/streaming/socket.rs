@@ -28,8 +28,8 @@ pub type Source = SplitStream<Socket>;
 
 /// How often an idle client is asked whether it is there.
 pub const PING: Duration = Duration::from_secs(30);
-/// How long a client may take to answer our farewell.
-const LINGER: Duration = Duration::from_secs(3);
+/// How long a client may take to read what is left and to answer our farewell.
+const LINGER: Duration = Duration::from_secs(30);
 /// How long the 101 may take to reach the client.
 const UPGRADE: Duration = Duration::from_secs(30);
 

@@ -23,8 +23,8 @@ use super::headers::Headers;
 const MAX_STREAMS: usize = 1024;
 /// Pieces of data that wait for a stream's owner.
 const QUEUE: usize = 16;
-/// How long a peer may take to close after us.
-const LINGER: Duration = Duration::from_secs(3);
+/// How long a peer may take to read what is left and to close after us.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Which end we are: the client's streams are odd, the server's even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,14 +40,76 @@ enum Command {
     Close,
 }
 
-type Inboxes = Arc<Mutex<BTreeMap<u32, mpsc::Sender<Bytes>>>>;
+/// A stream that is not over yet.
+struct Open {
+    /// To its owner; `None` once the peer has said that it is done.
+    inbox: Option<mpsc::Sender<Bytes>>,
+    /// Whether we may still send.
+    outgoing: bool,
+    gone: CancellationToken,
+}
+
+/// The streams of a connection.
+#[derive(Clone, Default)]
+struct Table(Arc<Mutex<BTreeMap<u32, Open>>>);
+
+impl Table {
+    fn insert(&self, id: u32, inbox: Option<mpsc::Sender<Bytes>>) -> CancellationToken {
+        let gone = CancellationToken::new();
+        self.0.lock().insert(id, Open { inbox, outgoing: true, gone: gone.clone() });
+        gone
+    }
+
+    fn inbox(&self, id: u32) -> Option<mpsc::Sender<Bytes>> {
+        self.0.lock().get(&id).and_then(|open| open.inbox.clone())
+    }
+
+    /// The peer is done, or nobody listens to it any more.
+    fn end_incoming(&self, id: u32) {
+        self.update(id, |open| open.inbox = None);
+    }
+
+    fn end_outgoing(&self, id: u32) {
+        self.update(id, |open| open.outgoing = false);
+    }
+
+    fn update(&self, id: u32, change: impl FnOnce(&mut Open)) {
+        let mut streams = self.0.lock();
+        let Some(open) = streams.get_mut(&id) else { return };
+        change(open);
+        if open.inbox.is_none() && !open.outgoing {
+            streams.remove(&id);
+        }
+    }
+
+    fn reset(&self, id: u32) {
+        if let Some(open) = self.0.lock().remove(&id) {
+            open.gone.cancel();
+        }
+    }
+
+    fn reset_all(&self) {
+        for open in std::mem::take(&mut *self.0.lock()).into_values() {
+            open.gone.cancel();
+        }
+    }
+
+    /// Why a new stream of the peer is not taken.
+    fn refusal(&self, id: u32) -> Option<u32> {
+        let streams = self.0.lock();
+        if streams.contains_key(&id) {
+            return Some(RST_PROTOCOL_ERROR);
+        }
+        (streams.len() >= MAX_STREAMS).then_some(RST_REFUSED)
+    }
+}
 
 /// A connection. Dropping it cuts it off; see [`Session::close`].
 pub struct Session {
     /// Streams that the peer opened; answered already.
     streams: mpsc::Receiver<Stream>,
     commands: mpsc::Sender<Command>,
-    inboxes: Inboxes,
+    table: Table,
     next_id: AtomicU32,
     ended: CancellationToken,
     reader: JoinHandle<()>,
@@ -73,6 +135,8 @@ pub struct Stream {
     pub incoming: mpsc::Receiver<Bytes>,
     /// The way to the peer.
     pub outgoing: Outgoing,
+    /// Cancelled when the peer has reset the stream, or is gone altogether.
+    pub gone: CancellationToken,
 }
 
 /// The sending half of a stream.
@@ -80,6 +144,7 @@ pub struct Stream {
 pub struct Outgoing {
     id: u32,
     commands: mpsc::Sender<Command>,
+    table: Table,
 }
 
 impl Outgoing {
@@ -94,16 +159,19 @@ impl Outgoing {
 
     /// Says that nothing more will come.
     pub async fn finish(&self) -> bool {
+        self.table.end_outgoing(self.id);
         self.put(Frame::Data { id: self.id, fin: true, data: Bytes::new() }).await
     }
 
     /// Ends the stream both ways.
     pub async fn reset(&self) -> bool {
+        self.table.reset(self.id);
         self.put(Frame::RstStream { id: self.id, status: RST_CANCEL }).await
     }
 
     /// Refuses the stream.
     pub async fn refuse(&self) -> bool {
+        self.table.reset(self.id);
         self.put(Frame::RstStream { id: self.id, status: RST_REFUSED }).await
     }
 }
@@ -118,13 +186,13 @@ impl Session {
         let (commands, command_queue) = mpsc::channel(QUEUE);
         let (accepted, streams) = mpsc::channel(QUEUE);
         let ended = CancellationToken::new();
-        let inboxes = Inboxes::default();
-        let reading = Reading { role, inboxes: inboxes.clone(), accepted, commands: commands.clone() };
+        let table = Table::default();
+        let reading = Reading { role, table: table.clone(), accepted, commands: commands.clone() };
         let reader = tokio::spawn(read_all(read_half, reading, ended.clone()));
         let writer = tokio::spawn(write_all(write_half, command_queue, ended.clone()));
         let aborts = [AbortOnDrop(reader.abort_handle()), AbortOnDrop(writer.abort_handle())];
         let next_id = AtomicU32::new(if role == Role::Client { 1 } else { 2 });
-        Self { streams, commands, inboxes, next_id, ended, reader, writer, _aborts: aborts }
+        Self { streams, commands, table, next_id, ended, reader, writer, _aborts: aborts }
     }
 
     /// The next stream that the peer opens; `None` once the connection has ended.
@@ -136,8 +204,8 @@ impl Session {
     pub async fn open(&self, headers: Headers) -> Option<Stream> {
         let id = self.next_id.fetch_add(2, Ordering::Relaxed);
         let (inbox, incoming) = mpsc::channel(QUEUE);
-        self.inboxes.lock().insert(id, inbox);
-        let outgoing = Outgoing { id, commands: self.commands.clone() };
+        let gone = self.table.insert(id, Some(inbox));
+        let outgoing = Outgoing { id, commands: self.commands.clone(), table: self.table.clone() };
         let syn = Frame::SynStream {
             id,
             associated: 0,
@@ -146,7 +214,7 @@ impl Session {
             unidirectional: false,
             headers: headers.clone(),
         };
-        outgoing.put(syn).await.then_some(Stream { id, headers, incoming, outgoing })
+        outgoing.put(syn).await.then_some(Stream { id, headers, incoming, outgoing, gone })
     }
 
     /// Cancelled when the peer is gone or has said GOAWAY.
@@ -157,10 +225,10 @@ impl Session {
     /// Sends all that waits, ends our direction, and gives the peer a moment to end its own: closing a socket that
     /// still has something to read would take back what was sent last.
     pub async fn close(mut self) {
-        let _ = self.commands.send(Command::Close).await;
-        self.inboxes.lock().clear();
+        self.table.reset_all();
         self.streams.close();
         let _ = tokio::time::timeout(LINGER, async {
+            let _ = self.commands.send(Command::Close).await;
             let _ = (&mut self.writer).await;
             let _ = (&mut self.reader).await;
         })
@@ -170,7 +238,7 @@ impl Session {
 
 struct Reading {
     role: Role,
-    inboxes: Inboxes,
+    table: Table,
     accepted: mpsc::Sender<Stream>,
     commands: mpsc::Sender<Command>,
 }
@@ -194,7 +262,7 @@ async fn read_all<T: AsyncRead>(mut io: ReadHalf<T>, reading: Reading, ended: Ca
             }
         }
     }
-    reading.inboxes.lock().clear();
+    reading.table.reset_all();
 }
 
 impl Reading {
@@ -204,9 +272,8 @@ impl Reading {
             match frame {
                 Frame::SynStream { id, fin, headers, .. } => self.accept(id, fin, headers).await,
                 Frame::Data { id, fin, data } => self.deliver(id, fin, data).await,
-                Frame::RstStream { id, .. } | Frame::Headers { id, fin: true, .. } | Frame::SynReply { id, fin: true, .. } => {
-                    self.inboxes.lock().remove(&id);
-                }
+                Frame::RstStream { id, .. } => self.table.reset(id),
+                Frame::Headers { id, fin: true, .. } | Frame::SynReply { id, fin: true, .. } => self.table.end_incoming(id),
                 Frame::Ping(id) if self.is_peers(id) => {
                     let _ = self.commands.send(Command::Frame(Frame::Ping(id))).await;
                 }
@@ -226,36 +293,28 @@ impl Reading {
     }
 
     async fn accept(&self, id: u32, fin: bool, headers: Headers) {
-        let (inbox, incoming) = mpsc::channel(QUEUE);
-        let refusal = {
-            let mut inboxes = self.inboxes.lock();
-            if id == 0 || !self.is_peers(id) || inboxes.contains_key(&id) {
-                Some(RST_PROTOCOL_ERROR)
-            } else if inboxes.len() >= MAX_STREAMS {
-                Some(RST_REFUSED)
-            } else {
-                if !fin {
-                    inboxes.insert(id, inbox);
-                }
-                None
-            }
-        };
-        if let Some(status) = refusal {
+        let wrong = (id == 0 || !self.is_peers(id)).then_some(RST_PROTOCOL_ERROR);
+        if let Some(status) = wrong.or_else(|| self.table.refusal(id)) {
             let _ = self.commands.send(Command::Frame(Frame::RstStream { id, status })).await;
             return;
         }
+        let (inbox, incoming) = mpsc::channel(QUEUE);
+        let gone = self.table.insert(id, (!fin).then_some(inbox));
         let reply = Frame::SynReply { id, fin: false, headers: Headers::new() };
         let _ = self.commands.send(Command::Frame(reply)).await;
-        let outgoing = Outgoing { id, commands: self.commands.clone() };
-        let _ = self.accepted.send(Stream { id, headers, incoming, outgoing }).await;
+        let outgoing = Outgoing { id, commands: self.commands.clone(), table: self.table.clone() };
+        let _ = self.accepted.send(Stream { id, headers, incoming, outgoing, gone }).await;
     }
 
     async fn deliver(&self, id: u32, fin: bool, data: Bytes) {
         // A stream that nobody reads any more: its data may still be on the way and is of no use.
-        let Some(inbox) = self.inboxes.lock().get(&id).cloned() else { return };
-        let gone = !data.is_empty() && inbox.send(data).await.is_err();
-        if fin || gone {
-            self.inboxes.lock().remove(&id);
+        if let (false, Some(inbox)) = (data.is_empty(), self.table.inbox(id))
+            && inbox.send(data).await.is_err()
+        {
+            self.table.end_incoming(id);
+        }
+        if fin {
+            self.table.end_incoming(id);
         }
     }
 }
