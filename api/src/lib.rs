@@ -17,6 +17,7 @@ pub mod kind;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod openapi;
 pub mod owners;
 pub mod patch;
 pub mod protobuf;

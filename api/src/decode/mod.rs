@@ -186,6 +186,7 @@ mod tests {
             assert!(json("[".repeat(depth).as_bytes()).is_err());
             assert!(json(format!("{}{}", "{\"a\":".repeat(depth), "1").as_bytes()).is_err());
             assert!(yaml(format!("a: {}", "[".repeat(depth)).as_bytes()).is_err());
+            assert!(yaml("- ".repeat(depth).as_bytes()).is_err());
         }
         for bad in [&b""[..], b"{", b"{\"a\" 1}", b"\xff\xfe", b"{\"a\":1}}", b"nul"] {
             assert!(json(bad).is_err(), "{bad:?}");

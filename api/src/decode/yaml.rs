@@ -11,6 +11,9 @@ use super::{Decoded, MAX_DEPTH, Step, Trace};
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid UTF-8".to_owned())?;
+    if too_deep(text) {
+        return Err("yaml: exceeded max depth".to_owned());
+    }
     let trace = RefCell::new(Trace::default());
     let seed = Seed { trace: &trace, input: text, depth: 0 };
     let value = seed.deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| format!("yaml: {error}"))?;
@@ -44,8 +47,35 @@ fn plain(text: &str) -> Option<Value> {
     if let Some(rest) = digits.strip_prefix('0').filter(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit())) {
         return number(rest, 8);
     }
-    if digits.bytes().all(|b| b.is_ascii_digit()) { number(digits, 10) } else { None }
+    // A plain number would have been read as one: without an underscore this one was tagged as text.
+    if bare != text && digits.bytes().all(|b| b.is_ascii_digit()) { number(digits, 10) } else { None }
 }
+
+/// Whether brackets are nested deeper than anything reasonable. The library's time grows with depth times length, so
+/// this is asked before it sees the text. Only brackets where a value may begin are counted.
+fn too_deep(text: &str) -> bool {
+    let (mut depth, mut begins) = (0usize, true);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' if begins => {
+                depth += 1;
+                if depth > MAX_FLOW_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        begins = match byte {
+            b' ' | b'\t' => begins,
+            b'\n' | b'\r' | b'[' | b'{' | b',' | b':' | b'-' | b'?' => true,
+            _ => false,
+        };
+    }
+    false
+}
+
+const MAX_FLOW_DEPTH: usize = 2 * MAX_DEPTH;
 
 impl Seed<'_> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {

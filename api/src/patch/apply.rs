@@ -45,12 +45,9 @@ fn stripped(object: &Value) -> Value {
         if let Some(Value::Object(meta)) = map.get_mut("metadata") {
             for name in [
                 "name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields",
-                "resourceVersion", "generateName", "deletionTimestamp", "deletionGracePeriodSeconds",
+                "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds",
             ] {
-                // What a creator may choose is owned in Kubernetes too, but never differs afterwards.
-                if !matches!(name, "generateName") {
-                    meta.remove(name);
-                }
+                meta.remove(name);
             }
             empty = meta.is_empty();
         }

@@ -3,6 +3,7 @@
 pub mod columns;
 pub mod container;
 pub mod defaults;
+pub mod env;
 pub mod resources;
 pub mod scheduling;
 pub mod security;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::container::{descending_path, field_ref, no_backsteps, resource_ref};
+use super::container::{descending_path, no_backsteps};
+use super::env::{field_ref, resource_ref};
 use crate::cursor::At;
 use crate::field::FieldError;
 use crate::quantity::Quantity;
