@@ -23,4 +23,8 @@ pub mod network;
 pub mod runtime;
 pub mod server;
 
+pub mod config;
+mod service;
 
+pub use crate::config::Config;
+pub use crate::service::run;

@@ -78,3 +78,11 @@ pub fn own_address() -> IpAddr {
     };
     address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
+
+/// Bytes of memory that are free for use; `None` where the system does not say.
+pub fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibi: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok())?;
+    Some(kibi * 1024)
+}
