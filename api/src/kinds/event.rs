@@ -8,7 +8,7 @@ use crate::cursor::{At, find, text};
 use crate::duration::since_text;
 use crate::field::FieldError;
 use crate::kind::{Column, Part};
-use crate::validate::text::{label_problems, qualified_name_problems};
+use crate::validate::text::{qualified_name_problems, subdomain_problems};
 use crate::validate::{each, unchanged};
 
 const COLUMNS: &[Column] = &[
@@ -133,16 +133,18 @@ fn legacy_of(event: &Value, new: bool) -> Vec<FieldError> {
     let mut findings = Vec::new();
     let namespace = text(event, "metadata.namespace");
     let about = at.at("involvedObject.namespace");
-    // An event about a cluster-scoped object lives in `default` (and kube-system, kube-node-lease for nodes' own).
-    let fits = if about.is_empty() {
-        new || matches!(namespace, "default" | "kube-system" | "kube-node-lease" | "")
-    } else {
-        about.str() == namespace
+    // Events about cluster-scoped objects live in `default`; newer ones (those with a time) may be in kube-system too.
+    let newer = find(event, "eventTime").is_string();
+    let fits = match (about.str(), newer) {
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        ("", false) => matches!(namespace, "default" | ""),
+        (about, false) => about == namespace,
+        (_, true) => true,
     };
     if !fits {
         findings.push(about.invalid("does not match event.namespace"));
     }
-    if find(event, "eventTime").is_string() {
+    if newer {
         let name = if new { "reportingController" } else { "reportingComponent" };
         let controller = At::new(name, at.get("reportingComponent").value);
         if controller.is_empty() {
@@ -159,10 +161,8 @@ fn legacy_of(event: &Value, new: bool) -> Vec<FieldError> {
             }
         }
     }
-    if !namespace.is_empty() {
-        for problem in label_problems(namespace) {
-            findings.push(FieldError::invalid("namespace", namespace, &problem));
-        }
+    for problem in subdomain_problems(namespace) {
+        findings.push(FieldError::invalid("namespace", namespace, &problem));
     }
     findings
 }

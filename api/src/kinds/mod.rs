@@ -15,6 +15,8 @@ pub mod service;
 mod show;
 mod simple;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 pub mod workload;
 
 use std::sync::OnceLock;

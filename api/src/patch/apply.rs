@@ -7,6 +7,7 @@ use super::fields::{self, Set, Shape};
 use crate::cursor::{list, text};
 use crate::kind::Kind;
 use crate::schema::check::time_text;
+use crate::schema::{Message, Type, schema};
 use crate::status::ApiError;
 
 /// More managers than this that only update are put together.
@@ -154,6 +155,44 @@ fn collapse(entries: &mut Vec<Entry>) {
     }
 }
 
+/// A configuration without what Go's types write although nobody said it: empty structs (`strategy: {}`), nulls; and
+/// without the part that this way of writing cannot touch.
+fn given(kind: &dyn Kind, config: &Value, subresource: &str) -> Value {
+    let mut out = config.clone();
+    let names = kind.names();
+    if let Some(message) = schema().of_kind(names.group, names.version, names.kind) {
+        trim(&mut out, message);
+    }
+    if let Value::Object(map) = &mut out {
+        let has_status = kind.subresources().iter().any(|sub| sub.name == "status");
+        if subresource.is_empty() && has_status {
+            map.remove("status");
+        } else if subresource == "status" {
+            map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+        }
+    }
+    out
+}
+
+fn trim(value: &mut Value, message: &'static Message) {
+    let Value::Object(map) = value else { return };
+    map.retain(|key, value| {
+        let Some(field) = message.json.get(key.as_str()) else { return true };
+        trim_type(value, &field.r#type);
+        let said_nothing = value.as_object().is_some_and(Map::is_empty);
+        !(value.is_null() || said_nothing && !field.pointer && matches!(field.r#type, Type::Message(_)))
+    });
+}
+
+fn trim_type(value: &mut Value, r#type: &'static Type) {
+    match (r#type, value) {
+        (Type::Message(index), value) => trim(value, schema().get(*index)),
+        (Type::List { item, .. }, Value::Array(items)) => items.iter_mut().for_each(|one| trim_type(one, item)),
+        (Type::Map(item), Value::Object(map)) => map.values_mut().for_each(|one| trim_type(one, item)),
+        _ => {}
+    }
+}
+
 fn shape(kind: &dyn Kind) -> Shape<'static> {
     let names = kind.names();
     fields::of_kind(names.group, names.version, names.kind)
@@ -178,7 +217,8 @@ pub fn apply(
     }
     let shape = shape(kind);
     let api_version = text(config, "apiVersion").to_owned();
-    let config_set = fields::of_value(&stripped(config), shape);
+    let given = given(kind, config, writer.subresource);
+    let config_set = fields::of_value(&stripped(&given), shape);
     let config_set = if config_set.children.is_empty() { Set::default() } else { config_set };
     let Some(live) = live else {
         let mut created = config.clone();
@@ -199,7 +239,7 @@ pub fn apply(
         entry.manager == writer.manager && entry.operation == "Apply" && entry.subresource == writer.subresource
     });
     let before = own.map(|at| entries.remove(at));
-    let mut merged = merge_config(live, config, shape);
+    let mut merged = fields::merge(live, &given, shape);
     let touched = fields::changed(&stripped(&merged), &stripped(live), shape);
     settle_conflicts(&mut entries, &touched, force)?;
     if let Some(before) = &before {
@@ -216,13 +256,6 @@ pub fn apply(
     entries.push(mine);
     write(&mut merged, entries);
     Ok(merged)
-}
-
-fn merge_config(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
-    let mut config = config.clone();
-    // Parts that Go's types write although nobody set them would empty what is there.
-    without_empty(&mut config);
-    fields::merge(live, &config, shape)
 }
 
 fn entry(writer: &Writer<'_>, operation: &str, api_version: &str, set: Set) -> Entry {

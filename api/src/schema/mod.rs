@@ -138,7 +138,9 @@ fn folder(group: &str) -> &str {
     match group {
         "" => "core",
         "rbac.authorization.k8s.io" => "rbac",
-        _ => group.split('.').next().unwrap_or(group),
+        "flowcontrol.apiserver.k8s.io" => "flowcontrol",
+        // Groups of custom resources (`apps.example.com`) are none of these.
+        _ => group.strip_suffix(".k8s.io").unwrap_or(group),
     }
 }
 

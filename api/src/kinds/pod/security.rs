@@ -32,12 +32,7 @@ fn profile(findings: &mut Vec<FieldError>, at: &At<'_>, known: &[&str], path: bo
         }
         "Localhost" if local.is_empty() => {
             let what = if path { "seccomp" } else { "AppArmor" };
-            let detail = if path {
-                format!("must be set when {what} type is Localhost")
-            } else {
-                format!("must be set when {what} type is Localhost")
-            };
-            findings.push(local.required(&detail));
+            findings.push(local.required(&format!("must be set when {what} type is Localhost")));
         }
         "Localhost" if path => super::container::descending_path(findings, &local, &local.path),
         other if !known.contains(&other) => findings.push(r#type.not_supported(known)),
@@ -146,10 +141,10 @@ fn sysctls(findings: &mut Vec<FieldError>, at: &At<'_>, spec: &At<'_>) {
             findings.push(name.duplicate());
         }
         let plain = normalized(name.str());
-        for (flag, prefix, what) in [("hostNetwork", "net.", "hostNetwork"), ("hostIPC", "kernel.shm", "hostIPC")] {
-            let ipc = what == "hostIPC" && (plain.starts_with("kernel.msg") || plain == "kernel.sem" || plain.starts_with("fs.mqueue."));
-            if spec.get(flag).is_true() && (plain.starts_with(prefix) || ipc) {
-                findings.push(name.invalid(&format!("may not be specified when '{what}' is true")));
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| plain.starts_with(prefix));
+        for (flag, shared) in [("hostNetwork", plain.starts_with("net.")), ("hostIPC", ipc || plain == "kernel.sem")] {
+            if spec.get(flag).is_true() && shared {
+                findings.push(name.invalid(&format!("may not be specified when '{flag}' is true")));
             }
         }
     }
