@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use balsa_process::identity::{Actor, names};
-use balsa_process::pki::Authority;
+use balsa_process::pki::{Authority, signing_key_pem};
 use balsa_process::tls::TlsFiles;
 
 use crate::layout::Layout;
@@ -53,8 +53,7 @@ pub fn make(layout: &Layout) -> Result<TlsFiles> {
 fn make_token_key(folder: &Path, layout: &Layout) -> Result<()> {
     let path = folder.join("sa.key");
     if !path.exists() {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("the token key")?;
-        write_private(&path, &key.serialize_pem())?;
+        write_private(&path, &signing_key_pem()?)?;
     }
     let pem = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     for name in layout.apiserver_names() {

@@ -132,6 +132,12 @@ impl Authority {
     }
 }
 
+/// A new EC P-256 private key, PKCS#8 PEM: what signs service-account tokens (ES256).
+pub fn signing_key_pem() -> Result<String, PkiError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(certificate_error("the token key"))?;
+    Ok(key.serialize_pem())
+}
+
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
