@@ -133,7 +133,8 @@ impl Driver {
                 }
                 continue;
             }
-            let timer = self.queue.next_timer().map(|at| self.start + at);
+            // While all bindings are taken, nobody would be scheduled anyway.
+            let timer = self.queue.next_timer().filter(|_| self.bindings.len() < BINDINGS).map(|at| self.start + at);
             tokio::select! {
                 () = lost.cancelled() => return,
                 Some(change) = changes.nodes.recv() => self.node_changed(&change),
@@ -239,19 +240,15 @@ impl Driver {
         tracing::info!(pod = queued.pod.key(), %node, %error, "the binding was refused");
         self.snapshot.unassign(&uid);
         let freed = queued.pod.clone();
-        if error.is_not_found() {
-            // The pod is gone: the watch will tell. Or its node is: then it is worth another try.
-            self.requeue(queued);
-        } else {
-            self.failed(&queued.pod, "SchedulerError", format!("binding rejected: {error}"));
-            self.requeue(queued);
+        if !freed.is_deleting() {
+            // Where the pod itself was not found, the watch will tell so; saying more about it is no use.
+            if !error.is_not_found() {
+                self.failed(&freed, "SchedulerError", format!("binding rejected: {error}"));
+            }
+            let now = self.now();
+            self.queue.retry(queued, now);
         }
         self.changed(&ClusterChange::PodFreed(&freed));
-    }
-
-    fn requeue(&mut self, queued: Queued) {
-        let now = self.now();
-        self.queue.retry(queued, now);
     }
 
     fn changed(&mut self, change: &ClusterChange<'_>) {
@@ -354,13 +351,13 @@ impl Driver {
     fn pod_waits(&mut self, pod: Arc<PodInfo>) {
         let ours = pod.object.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
         let ours = ours.is_none_or(|name| name.is_empty() || name == SCHEDULER_NAME);
-        if !ours || pod.is_deleting() {
-            if !self.assumed.contains_key(&pod.uid) {
-                self.queue.remove(&pod.uid);
-            }
+        if let Some(assumed) = self.assumed.get_mut(&pod.uid) {
+            // Its binding is on its way; if that is refused, this is what is tried again.
+            assumed.queued.pod = pod;
             return;
         }
-        if self.assumed.contains_key(&pod.uid) {
+        if !ours || pod.is_deleting() {
+            self.queue.remove(&pod.uid);
             return;
         }
         if pod.is_gated() {

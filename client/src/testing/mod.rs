@@ -31,12 +31,12 @@ pub struct FakeApi {
     server: CancellationToken,
 }
 
-pub(crate) struct Shared {
-    pub(crate) store: Mutex<Store>,
+struct Shared {
+    store: Mutex<Store>,
     /// The revision, for watches to wait on.
-    pub(crate) revision: tokio::sync::watch::Sender<u64>,
+    revision: tokio::sync::watch::Sender<u64>,
     /// Cancelled and replaced to cut all watches off.
-    pub(crate) watches: Mutex<CancellationToken>,
+    watches: Mutex<CancellationToken>,
     faults: Mutex<Vec<Fault>>,
     requests: Mutex<Vec<String>>,
 }
@@ -195,12 +195,12 @@ impl Drop for FakeApi {
 }
 
 impl Shared {
-    pub(crate) fn tell(&self) {
+    fn tell(&self) {
         self.revision.send_replace(self.store.lock().revision());
     }
 
     /// Notes a request; fails where a fault was ordered for before its execution.
-    pub(crate) fn before(&self, method: &str, key: &str) -> Result<Option<ApiError>, ApiError> {
+    fn before(&self, method: &str, key: &str) -> Result<Option<ApiError>, ApiError> {
         self.requests.lock().push(format!("{method} {key}"));
         let mut faults = self.faults.lock();
         let Some(fault) = faults.iter_mut().find(|fault| fault.method == method && fault.times > 0) else {

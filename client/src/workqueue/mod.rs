@@ -91,8 +91,8 @@ impl<T: Ord + Clone> WorkQueue<T> {
                 let mut core = self.shared.core.lock();
                 let now = self.shared.start.elapsed();
                 if let Some(item) = core.pop(now) {
-                    // One wake-up may stand for several items.
-                    if core.has_ready() {
+                    // One wake-up may stand for several items, and while we work somebody else has to mind the timers.
+                    if core.has_ready() || core.next_timer().is_some() {
                         self.shared.changed.notify_one();
                     }
                     return Some(item);
