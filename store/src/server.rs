@@ -13,6 +13,7 @@ use balsa_proto::etcd::etcdserverpb::{
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use balsa_proto::raft::raft_server::RaftServer;
+use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -70,12 +71,17 @@ impl Handle {
 }
 
 /// Runs a replica until `stop`.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    start(config, stop).await?.finished().await
+// Boxed, here and in `start`, so that the machine code is made once, in this crate, and not in each that calls it.
+pub fn run(config: Config, stop: CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> {
+    Box::pin(async move { start(config, stop).await?.finished().await })
 }
 
 /// Starts a replica; it listens when this returns.
-pub async fn start(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
+pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, anyhow::Result<Handle>> {
+    Box::pin(assemble(config, stop))
+}
+
+async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
     config.check()?;
     let members = config.members()?;
     let stop = stop.child_token();

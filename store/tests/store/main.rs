@@ -1,0 +1,10 @@
+//! The store from outside: its key space against a naive model, etcd's semantics over the wire, clusters of three
+//! with replicas that are stopped, killed, away, and come back.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod model;
+mod process;
+mod semantics;
+mod support;
