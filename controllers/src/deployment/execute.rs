@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_client::{Cause, DeleteOptions, Error, Patch};
+use balsa_client::{Cause, DeleteOptions, Error, Patch, revision_of};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -23,6 +23,38 @@ pub struct Deployments {
     context: Context,
     flights: Flights,
     failures: Mutex<BTreeMap<String, CreateFailure>>,
+    written: Written,
+}
+
+/// Revision of our last write to each ReplicaSet, by UID: until the cache shows it, no sum of sizes is to be trusted.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<BTreeMap<String, u64>>>);
+
+impl Written {
+    fn note(&self, set: &ReplicaSet) {
+        self.0.lock().insert(set.metadata.uid.clone().unwrap_or_default(), revision_of(&set.metadata));
+    }
+
+    fn forget(&self, set: &ReplicaSet) {
+        self.0.lock().remove(set.metadata.uid.as_deref().unwrap_or_default());
+    }
+
+    /// Whether the cache is behind one of our writes.
+    fn is_ahead_of(&self, sets: &[Arc<ReplicaSet>]) -> bool {
+        let mut written = self.0.lock();
+        let mut behind = false;
+        for set in sets {
+            let uid = set.metadata.uid.as_deref().unwrap_or_default();
+            match written.get(uid) {
+                Some(revision) if *revision > revision_of(&set.metadata) => behind = true,
+                Some(_) => {
+                    written.remove(uid);
+                }
+                None => {}
+            }
+        }
+        behind
+    }
 }
 
 impl Deployments {
@@ -36,7 +68,12 @@ impl Deployments {
                 context.pods.synced().await;
             } => {}
         }
-        let controller = Arc::new(Self { context: context.clone(), flights: Flights::default(), failures: Mutex::default() });
+        let controller = Arc::new(Self {
+            context: context.clone(),
+            flights: Flights::default(),
+            failures: Mutex::default(),
+            written: Written::default(),
+        });
         let mut workers = Workers::default();
         let flights = controller.flights.clone();
         workers.feed(&context.deployments, move |change| {
@@ -46,9 +83,13 @@ impl Deployments {
             change.object().map(|deployment| Key::of(&deployment.metadata)).into_iter().collect()
         });
         let (flights, deployments) = (controller.flights.clone(), context.deployments.cache());
+        let written = controller.written.clone();
         workers.feed(&context.replica_sets, move |change| {
             if let Some(set) = change.object() {
                 flights.seen(&set.metadata, change.new.is_none());
+            }
+            if let (Some(old), None) = (&change.old, &change.new) {
+                written.forget(old);
             }
             let mut keys = Vec::new();
             for set in change.old.iter().chain(&change.new) {
@@ -90,7 +131,8 @@ impl Deployments {
             }
             Action::Create { set } => self.create(deployment, &set, why).await?,
             Action::Update { set, from } => {
-                client.update(&*set, why).await?;
+                let updated = client.update(&*set, why).await?;
+                self.written.note(&updated);
                 let to = scale::size(&set);
                 if to != from {
                     let name = set.metadata.name.as_deref().unwrap_or_default();
@@ -188,6 +230,9 @@ impl Reconciler for Deployments {
         let now = self.context.now();
         let failure = self.failures.lock().get(&uid).cloned();
         let observed = observe::observe(&self.context, &self.flights, &deployment, failure, now).await?;
+        if self.written.is_ahead_of(&observed.sets) {
+            return Ok(Some(Duration::from_secs(1)));
+        }
         let mut plan = plan::plan(&deployment, &observed, now);
         let why = cause(Self::NAME, &plan.cause(), &deployment.metadata);
         // The revision is written to the Deployment itself, so it comes last: before, it would cost the status a conflict.
