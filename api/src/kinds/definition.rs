@@ -39,6 +39,8 @@ pub struct Definition {
     pub create_on_update: bool,
     /// See [`Kind::delete_returns_object`].
     pub delete_returns_object: bool,
+    /// Objects are stored, so their metadata must be right. Reviews need no name.
+    pub stored: bool,
     /// See [`Kind::default`].
     pub default: fn(&mut Value),
     /// Beyond what is done for all kinds.
@@ -129,6 +131,7 @@ pub const PLAIN: Definition = Definition {
     unconditional_update: true,
     create_on_update: false,
     delete_returns_object: false,
+    stored: true,
     default: nothing,
     prepare_create: nothing,
     prepare_update: no_preparation,
@@ -300,7 +303,8 @@ impl Kind for Definition {
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let mut findings = meta::validate(object, self.namespaced, self.name_rule);
+        let mut findings =
+            if self.stored { meta::validate(object, self.namespaced, self.name_rule) } else { Vec::new() };
         findings.extend((self.validate)(object));
         findings.extend((self.validate_create_only)(object));
         findings

@@ -33,6 +33,13 @@ pub static DEPLOYMENT: Definition = Definition {
         set_default(spec, "progressDeadlineSeconds", 600);
         pod::defaults::template(make_object(spec, "template"));
     },
+    prepare_update: |new, old, part| {
+        // A rollout's annotations are part of what the controller has to look at.
+        let changed = find(new, "metadata.annotations") != find(old, "metadata.annotations");
+        if part == Part::Main && changed {
+            new["metadata"]["generation"] = (show::number(old, "metadata.generation") + 1).into();
+        }
+    },
     validate: deployment,
     validate_update: selector_fixed,
     warnings: template_warnings,

@@ -7,6 +7,7 @@ pub mod strategic;
 
 use serde_json::Value;
 
+use crate::decode::MAX_DEPTH;
 use crate::status::ApiError;
 
 /// More operations than this in one JSON patch are refused.
@@ -30,12 +31,21 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
     let mut out = object.clone();
     let mut copied = 0usize;
     for operation in &patch.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
-            // A few copies of copies would otherwise fill all memory.
-            copied = copied.saturating_add(copy.from.resolve(&out).map_or(0, |value| value.to_string().len()));
-            if copied > MAX_COPIED {
+        use json_patch::PatchOperation::{Copy, Move};
+        let from = match operation {
+            Copy(copy) => Some(&copy.from),
+            Move(moved) => Some(&moved.from),
+            _ => None,
+        };
+        if let Some(value) = from.and_then(|from| from.resolve(&out).ok()) {
+            // A few copies of copies would otherwise fill all memory, and moves could nest without end.
+            copied = copied.saturating_add(value.to_string().len());
+            if copied > MAX_COPIED || deeper_than(value, MAX_DEPTH) {
                 return Err(ApiError::too_large("the JSON patch copies more than is allowed"));
             }
+        }
+        if operation.path().tokens().count() > MAX_DEPTH {
+            return Err(ApiError::bad_request("the JSON patch reaches deeper than is allowed"));
         }
         json_patch::patch(&mut out, std::slice::from_ref(operation)).map_err(|error| {
             let message = "the server rejected our request due to an error in our request";
@@ -43,6 +53,15 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
         })?;
     }
     Ok(out)
+}
+
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    let below = |value: &Value| levels == 0 || deeper_than(value, levels - 1);
+    match value {
+        Value::Array(items) => items.iter().any(below),
+        Value::Object(map) => map.values().any(below),
+        _ => false,
+    }
 }
 
 /// Applies a merge patch (RFC 7386).

@@ -72,6 +72,16 @@ pub static POD: Definition = Definition {
 
 fn prepare_create(pod: &mut Value) {
     pod["status"] = json!({ "phase": "Pending", "qosClass": qos_class(pod) });
+    if !list(pod, "spec.schedulingGates").is_empty() {
+        pod["status"]["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": null,
+        }]);
+    }
 }
 
 fn validate(pod: &Value) -> Vec<FieldError> {
@@ -105,6 +115,15 @@ pub fn spec_warnings(spec: &At<'_>) -> Vec<String> {
                     out.push(format!("{}: hides previous definition of {name:?}, which may be dropped when using apply", variable.path));
                 }
                 names.push(name);
+            }
+            for side in ["limits", "requests"] {
+                for (name, amount) in container.at("resources").get(side).entries() {
+                    let fraction = crate::quantity::Quantity::lenient(amount.str()).nanos() % 1_000_000_000 != 0;
+                    if fraction && matches!(name, "memory" | "ephemeral-storage") {
+                        let text = amount.str();
+                        out.push(format!("{}: fractional byte value {text:?} is invalid, must be an integer", amount.path));
+                    }
+                }
             }
             let mut ports: Vec<(i64, &str)> = Vec::new();
             for port in container.get("ports").items() {
