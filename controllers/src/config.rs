@@ -18,7 +18,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "" | "s" => Ok(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long")),
-        _ => Err(format!("{unit:?} is no unit of time; there are ms, s and m")),
+        "h" => number.checked_mul(3600).map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long")),
+        _ => Err(format!("{unit:?} is no unit of time; there are ms, s, m and h")),
     }
 }
 
@@ -65,6 +66,6 @@ mod tests {
         assert!(config.tls.is_none());
         assert_eq!(config.node_monitor_grace_period, Duration::from_millis(1500));
         assert!(Config::try_parse_from(["x", "--apiservers", "a", "--cluster-cidr", "10.0.0.0"]).is_err());
-        assert!(Config::try_parse_from(["x", "--apiservers", "a", "--node-monitor-grace-period", "5h"]).is_err());
+        assert!(Config::try_parse_from(["x", "--apiservers", "a", "--node-monitor-grace-period", "5d"]).is_err());
     }
 }

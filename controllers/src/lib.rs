@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod cluster_tests;
 pub mod common;
 pub mod config;
 pub mod deployment;

@@ -102,3 +102,44 @@ impl PodBuilder {
         Arc::new(self.0)
     }
 }
+
+/// Arguments of a command of a golden script: `NAME key=value …`.
+pub struct Args<'a>(goldenscript::ArgumentConsumer<'a>);
+
+impl<'a> Args<'a> {
+    pub fn of(command: &'a goldenscript::Command) -> Self {
+        Self(command.consume_args())
+    }
+
+    pub fn next(&mut self) -> Option<&'a str> {
+        self.0.next_pos()
+    }
+
+    pub fn pairs(&mut self) -> Vec<(String, String)> {
+        std::iter::from_fn(|| self.0.next_key()).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    pub fn text(&mut self, key: &str) -> Option<&'a str> {
+        self.0.take_key(key)
+    }
+
+    pub fn get<T: std::str::FromStr>(&mut self, key: &str) -> Result<Option<T>, Box<dyn std::error::Error>> {
+        let Some(text) = self.0.take_key(key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| format!("{key}={text} does not parse").into())
+    }
+
+    pub fn end(&self) -> Result<(), Box<dyn std::error::Error>> {
+        self.0.reject_next()
+    }
+}
+
+/// Runs every script of `src/FOLDER/testscripts`, each with a fresh runner.
+pub fn run_scripts<R: goldenscript::Runner>(folder: &str, fresh: impl Fn() -> R) {
+    let folder = format!("{}/src/{folder}/testscripts", env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        goldenscript::run(&mut fresh(), entry.unwrap().path()).unwrap();
+        count += 1;
+    }
+    assert!(count > 0);
+}
