@@ -23,9 +23,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Ours.
+    /// Ours: the calling thread's, which is the process's unless the thread has entered another.
     pub fn of_self() -> std::io::Result<Self> {
-        Self::read("/proc/self/ns/net")
+        Self::read("/proc/thread-self/ns/net")
     }
 
     /// Another process's.

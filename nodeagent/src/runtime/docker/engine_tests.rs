@@ -381,12 +381,12 @@ fn streams_pass_both_ways() {
         assert_eq!((out == bytes, err.as_slice(), exit), (true, &b"err\n"[..], Ok(7)));
 
         // A terminal has its size, its control bytes, and no frames.
-        let script = "stty raw -echo; printf '\\001\\002'; sleep 0.5; stty size; cat | head -c 3";
+        let script = "stty raw -echo; printf '\\001\\002'; sleep 0.5; stty size; head -c 3";
         let session = docker.exec_session(&id, &words(&["sh", "-c", script]), true, true).await.expect("a session");
         session.input.send(Input::Resize(111, 44)).await.expect("resized");
         let (out, _, exit) = drive(session, b"abc".to_vec()).await;
         assert_eq!(exit, Ok(0));
-        assert!(out.starts_with(&[1, 2]), "{out:?}");
+        assert!(out.windows(2).any(|pair| pair == [1, 2]), "{out:?}");
         let text = String::from_utf8_lossy(&out).into_owned();
         assert!(text.contains("44 111") && text.ends_with("abc"), "{text:?}");
 
@@ -451,12 +451,16 @@ fn pods_reach_each_other_and_survive_their_node() {
         let two = docker.create_sandbox(&sandbox("two")).await.expect("made");
         made(&docker, &one, &web("one")).await;
         let client = made(&docker, &two, &app("two", "client", "sleep 1000")).await;
-        let get = |url: String| words(&["wget", "-q", "-T", "5", "-O", "-", &url]);
+        // Debian's static busybox crashes in wget.
+        let get = |ip: String, port: u16| {
+            let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {ip} {port} | tail -n 1");
+            words(&["sh", "-c", &script])
+        };
         let limit = Duration::from_secs(30);
-        let answer = docker.exec(&client, &get(format!("http://{}/", one.ips[0])), limit).await.expect("ran");
+        let answer = docker.exec(&client, &get(one.ips[0].to_string(), 80), limit).await.expect("ran");
         assert_eq!((answer.exit_code, answer.output.as_str()), (0, "one\n"));
         // The node's ports, from a pod, from the node itself.
-        let gateway = docker.exec(&client, &get("http://10.244.7.1:25080/".into()), limit).await.expect("ran");
+        let gateway = docker.exec(&client, &get("10.244.7.1".into(), 25_080), limit).await.expect("ran");
         assert_eq!(gateway.output, "one\n");
         for port in [25_080, 25_081] {
             let answer = from_node(&format!("127.0.0.1:{port}")).await;

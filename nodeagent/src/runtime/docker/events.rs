@@ -1,5 +1,7 @@
 //! The engine's events, and the verdict on each out-of-memory one.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -16,6 +18,11 @@ use crate::runtime::{RuntimeEvent, RuntimeResult};
 const QUEUE: usize = 1024;
 /// No event is longer; what is, is no event.
 const MAX_LINE: usize = 1 << 20;
+
+/// The kernel notifies before it kills, so a count of zero is looked at again.
+const VERDICT_LOOKS: u32 = 10;
+/// Pause between two looks.
+const VERDICT_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the engine says happened.
 #[derive(Debug, serde::Deserialize)]
@@ -85,8 +92,17 @@ impl Docker {
         let Ok(engine) = self.engine().await else { return };
         let Some(uid) = event.actor.attributes.get(names::POD_UID) else { return };
         let parent = engine.cgroups.parent(&self.inner.config.cluster, &self.inner.config.node, uid);
-        let Some(kills) = engine.cgroups.oom_kills(&parent, &event.actor.id) else { return };
-        let verdict = state::OomVerdict { victim: kills > 0, at: Timestamp::now() };
+        let mut victim = false;
+        for _ in 0..VERDICT_LOOKS {
+            // Once the group is gone nothing can be said; what was not seen by then is left to the engine's own flag.
+            let Some(kills) = engine.cgroups.oom_kills(&parent, &event.actor.id) else { return };
+            victim = kills > 0;
+            if victim {
+                break;
+            }
+            tokio::time::sleep(VERDICT_LOOK_EVERY).await;
+        }
+        let verdict = state::OomVerdict { victim, at: Timestamp::now() };
         self.inner.verdicts.lock().insert(event.actor.id.clone(), verdict);
     }
 }

@@ -63,16 +63,15 @@ impl Docker {
         let streams = self.start_exec(&exec, tty).await?;
         let path = format!("{}/exec/{exec}/resize", self.engine().await?.prefix);
         let terminal = Terminal { docker: self.clone(), path };
-        Ok(session(streams, tty, Some(terminal).filter(|_| tty), Some((self.clone(), exec))))
+        Ok(session(streams, tty, stdin && !tty, Some(terminal).filter(|_| tty), Some((self.clone(), exec))))
     }
 
     pub(super) async fn attach_to(&self, id: &str, stdin: bool, tty: bool) -> RuntimeResult<Session> {
         let prefix = &self.engine().await?.prefix;
-        let stdin = u8::from(stdin);
-        let path = format!("{prefix}/containers/{id}/attach?stream=1&stdin={stdin}&stdout=1&stderr=1");
+        let path = format!("{prefix}/containers/{id}/attach?stream=1&stdin={}&stdout=1&stderr=1", u8::from(stdin));
         let streams = self.inner.wire.hijack(&path, &Value::Null).await?;
         let terminal = Terminal { docker: self.clone(), path: format!("{prefix}/containers/{id}/resize") };
-        Ok(session(streams, tty, Some(terminal).filter(|_| tty), None))
+        Ok(session(streams, tty, stdin && !tty, Some(terminal).filter(|_| tty), None))
     }
 
     async fn make_exec(&self, id: &str, command: &[String], stdin: bool, tty: bool) -> RuntimeResult<String> {
@@ -179,9 +178,11 @@ async fn read_output(streams: &mut Hijacked, output: &mut Vec<u8>) -> RuntimeRes
     }
 }
 
+/// `closes`: whether the end of the input is told to the engine.
 fn session(
     streams: Hijacked,
     tty: bool,
+    closes: bool,
     terminal: Option<Terminal>,
     exec: Option<(Docker, String)>,
 ) -> Session {
@@ -190,7 +191,7 @@ fn session(
     let (exit_sender, exit) = oneshot::channel();
     let first = streams.first;
     let (reader, writer) = streams.stream.into_split();
-    let writing = tokio::spawn(write_inputs(writer, inputs, terminal));
+    let writing = tokio::spawn(write_inputs(writer, inputs, terminal, closes));
     tokio::spawn(async move {
         let read = forward_outputs(reader, first, tty, &outputs).await;
         // Only a writer that stays keeps the connection open; it must not outlive the process.
@@ -206,7 +207,14 @@ fn session(
     Session { input, output, exit }
 }
 
-async fn write_inputs(mut writer: OwnedWriteHalf, mut inputs: mpsc::Receiver<Input>, terminal: Option<Terminal>) {
+/// The engine answers a half-closed connection of a terminal by closing its output too, so there the end of the input
+/// stays untold.
+async fn write_inputs(
+    mut writer: OwnedWriteHalf,
+    mut inputs: mpsc::Receiver<Input>,
+    terminal: Option<Terminal>,
+    closes: bool,
+) {
     while let Some(input) = inputs.recv().await {
         match input {
             Input::Data(bytes) => {
@@ -214,9 +222,10 @@ async fn write_inputs(mut writer: OwnedWriteHalf, mut inputs: mpsc::Receiver<Inp
                     return;
                 }
             }
-            Input::Eof => {
+            Input::Eof if closes => {
                 let _ = writer.shutdown().await;
             }
+            Input::Eof => {}
             Input::Resize(columns, rows) => {
                 if let Some(terminal) = terminal.clone() {
                     tokio::spawn(terminal.resize(columns, rows));
@@ -224,8 +233,10 @@ async fn write_inputs(mut writer: OwnedWriteHalf, mut inputs: mpsc::Receiver<Inp
             }
         }
     }
-    // Whoever wrote has gone.
-    let _ = writer.shutdown().await;
+    // Whoever wrote has gone; dropping this half would close it.
+    if !closes {
+        writer.forget();
+    }
 }
 
 impl Terminal {
