@@ -70,8 +70,7 @@ pub const FORWARD: &[(&str, Framing)] =
     &[("v4.channel.k8s.io", V4), ("v4.base64.channel.k8s.io", Framing { base64: true, ..V4 })];
 
 /// Protocols of a log: messages without a channel.
-pub const LOG: &[(&str, Framing)] =
-    &[("binary.k8s.io", V1), ("base64.binary.k8s.io", Framing { base64: true, ..V1 })];
+pub const LOG: &[(&str, Framing)] = &[("binary.k8s.io", V1), ("base64.binary.k8s.io", Framing { base64: true, ..V1 })];
 
 /// The first of `offers` that is in `known`, with its name; without an offer `fallback`, unnamed. `None`: no common one.
 pub fn negotiate(
@@ -82,7 +81,10 @@ pub fn negotiate(
     if offers.is_empty() {
         return Some((None, fallback));
     }
-    offers.iter().find_map(|offer| known.iter().find(|(name, _)| name == offer)).map(|(name, framing)| (Some(*name), *framing))
+    offers
+        .iter()
+        .find_map(|offer| known.iter().find(|(name, _)| name == offer))
+        .map(|(name, framing)| (Some(*name), *framing))
 }
 
 /// What a client without a subprotocol speaks on exec and attach.

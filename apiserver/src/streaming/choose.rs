@@ -105,7 +105,9 @@ mod tests {
                 &["a", "b"],
                 &["i", "j"],
                 "",
-                Err("a container name must be specified for pod web, choose one of: [a b] or one of the init containers: [i j]"),
+                Err(
+                    "a container name must be specified for pod web, choose one of: [a b] or one of the init containers: [i j]",
+                ),
             ),
             (&[], &[], "", Err("a container name must be specified for pod web")),
         ] {

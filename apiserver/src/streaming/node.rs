@@ -122,11 +122,7 @@ impl Nodes {
         }
     }
 
-    async fn setup<T>(
-        &self,
-        address: &Address,
-        call: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Status> {
+    async fn setup<T>(&self, address: &Address, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let late = || Status::deadline_exceeded(format!("node {} did not answer within {SETUP:?}", address.node));
         let result = timeout(SETUP, call).await.unwrap_or_else(|_| Err(late()));
         result.inspect_err(|status| self.note(address, status))

@@ -234,10 +234,18 @@ mod tests {
     #[test]
     fn wrong_log_options_are_named() {
         for (query, code, text) in [
-            ("tailLines=-1", 422, "PodLogOptions \"web\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"),
+            (
+                "tailLines=-1",
+                422,
+                "PodLogOptions \"web\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0",
+            ),
             ("limitBytes=0", 422, "limitBytes: Invalid value: 0: must be greater than 0"),
             ("sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0: must be greater than 0"),
-            ("sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z", 422, "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"),
+            (
+                "sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z",
+                422,
+                "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ),
             ("stream=Both", 422, "stream: Unsupported value: \"Both\""),
             ("tailLines=x", 400, "strconv.ParseInt: parsing \"x\": invalid syntax"),
             ("sinceTime=yesterday", 400, "parsing time \"yesterday\""),

@@ -122,7 +122,9 @@ fn next_step(next: Result<Option<StreamOutput>, Status>, options: &TerminalOptio
         },
         // An attach has no exit code; an exec has.
         Ok(None) if options.command.is_empty() => Step::End(Outcome::Success),
-        Ok(None) => Step::End(Outcome::Failed("the node agent ended the stream before the command had ended".to_owned())),
+        Ok(None) => {
+            Step::End(Outcome::Failed("the node agent ended the stream before the command had ended".to_owned()))
+        }
         Err(status) => Step::End(Outcome::Failed(format!("lost the node agent: {}", status.message()))),
     }
 }
@@ -209,8 +211,8 @@ pub async fn spdy(mut session: Session, protocol: Option<&str>, terminal: Termin
         return session.close().await;
     };
     let Terminal { input, output } = terminal;
-    let [error, stdout, stderr] =
-        [&streams.error, &streams.stdout, &streams.stderr].map(|stream| stream.as_ref().map(|one| one.outgoing.clone()));
+    let [error, stdout, stderr] = [&streams.error, &streams.stdout, &streams.stderr]
+        .map(|stream| stream.as_ref().map(|one| one.outgoing.clone()));
     let ended = session.ended();
     let outcome = tokio::select! {
         outcome = spdy_outputs(stdout.as_ref(), stderr.as_ref(), output, options) => outcome,

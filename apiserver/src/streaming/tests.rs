@@ -39,7 +39,11 @@ fn said(output: Output) -> Result<StreamOutput, Status> {
     Ok(StreamOutput { output: Some(output) })
 }
 
-async fn process(start: ExecStart, mut input: Incoming<StreamInput>, output: mpsc::Sender<Result<StreamOutput, Status>>) {
+async fn process(
+    start: ExecStart,
+    mut input: Incoming<StreamInput>,
+    output: mpsc::Sender<Result<StreamOutput, Status>>,
+) {
     let _ = output.send(said(Output::Started(Closed {}))).await;
     let mut code = 0;
     if start.command[0] == "fail" {
@@ -75,7 +79,10 @@ impl Node for TestNode {
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 
-    async fn stream(&self, request: tonic::Request<Incoming<StreamInput>>) -> Result<Response<Self::StreamStream>, Status> {
+    async fn stream(
+        &self,
+        request: tonic::Request<Incoming<StreamInput>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
         let mut input = request.into_inner();
         let Some(Input::Exec(start)) = input.message().await?.and_then(|message| message.input) else {
             return Err(Status::not_found("container c not found in pod web_default"));
@@ -98,7 +105,9 @@ impl Node for TestNode {
             _ => return Err(Status::internal("connection refused")),
         }
         let shout = input.map(|message| match message?.input {
-            Some(port_forward_input::Input::Data(data)) => Ok(PortForwardOutput { data: data.to_ascii_uppercase().into() }),
+            Some(port_forward_input::Input::Data(data)) => {
+                Ok(PortForwardOutput { data: data.to_ascii_uppercase().into() })
+            }
             _ => Err(Status::invalid_argument("data only")),
         });
         Ok(Response::new(Box::pin(shout)))
@@ -238,7 +247,8 @@ fn status(json: &[u8]) -> Value {
 #[tokio::test]
 async fn exec_over_v5_passes_input_sizes_and_the_end_of_input() {
     let test = start().await;
-    let (mut socket, agreed) = test.open("exec?command=echo&stdin=1&stdout=1&tty=1", "v5.channel.k8s.io").await.unwrap();
+    let (mut socket, agreed) =
+        test.open("exec?command=echo&stdin=1&stdout=1&tty=1", "v5.channel.k8s.io").await.unwrap();
     assert_eq!(agreed.as_deref(), Some("v5.channel.k8s.io"));
     socket.send(Message::binary(&b"\x00hello "[..])).await.unwrap();
     socket.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
@@ -279,7 +289,8 @@ async fn what_does_not_run_is_a_status_at_the_end_or_an_error_before_it() {
     let all = channels(&mut socket).await;
     let expected = "Internal error occurred: unable to upgrade connection: container not found (\"c\")";
     assert_eq!(status(&all[3])["message"], expected);
-    let upgrade = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
+    let upgrade =
+        [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
     let (code, kind, body) = test.plain("POST", "exec?command=absent&stdout=1", &upgrade).await;
     assert_eq!((code, kind.as_str()), (500, "application/json"));
     assert_eq!(status(body.as_bytes())["message"], expected);

@@ -37,13 +37,16 @@ fn items(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 
 /// Reads the headers.
 pub fn wish(headers: &HeaderMap) -> ApiResult<Wish> {
-    let has = |name: &HeaderName, wanted: &str| items(headers, name).iter().any(|item| item.eq_ignore_ascii_case(wanted));
+    let has =
+        |name: &HeaderName, wanted: &str| items(headers, name).iter().any(|item| item.eq_ignore_ascii_case(wanted));
     if !has(&CONNECTION, "upgrade") {
         return Ok(Wish::Plain);
     }
     if has(&UPGRADE, "websocket") {
         let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
-        let Some(key) = key else { return Err(ApiError::bad_request("the WebSocket request has no Sec-WebSocket-Key")) };
+        let Some(key) = key else {
+            return Err(ApiError::bad_request("the WebSocket request has no Sec-WebSocket-Key"));
+        };
         return Ok(Wish::WebSocket { key: key.to_owned(), offers: items(headers, &SEC_WEBSOCKET_PROTOCOL) });
     }
     if has(&UPGRADE, "SPDY/3.1") {
@@ -84,8 +87,9 @@ fn switching(to: &'static str) -> Response<Body> {
 
 /// The 403 where no offered protocol is known, with those that are.
 pub fn no_common_protocol(offers: &[String], known: &[&str]) -> Response<Body> {
-    let message =
-        format!("unable to upgrade: unable to negotiate protocol: client supports {offers:?}, server accepts {known:?}");
+    let message = format!(
+        "unable to upgrade: unable to negotiate protocol: client supports {offers:?}, server accepts {known:?}"
+    );
     let mut response = error(&ApiError::new(403, "Forbidden", message));
     for protocol in known {
         if let Ok(value) = HeaderValue::from_str(protocol) {

@@ -172,7 +172,13 @@ mod tests {
             ("in back-off", vec![&zero, &one], &waiting("CrashLoopBackOff"), false, Ok("c-1")),
             ("previous in back-off", vec![&zero, &one], &waiting("CrashLoopBackOff"), true, Ok("c-1")),
             ("made, not started", vec![&two, &made], &running, false, Ok("c-2")),
-            ("no previous", vec![&two], &running, true, Err("previous terminated container \"c\" in pod \"web\" not found")),
+            (
+                "no previous",
+                vec![&two],
+                &running,
+                true,
+                Err("previous terminated container \"c\" in pod \"web\" not found"),
+            ),
             (
                 "creating",
                 vec![],
@@ -191,7 +197,11 @@ mod tests {
         ] {
             let list: Vec<ContainerStatus> = list.into_iter().cloned().collect();
             let got = log_container(Some(pod), &wanted("c"), &list, previous);
-            assert_eq!(got.map_err(|status| status.message().to_owned()), expected.map(str::to_owned).map_err(str::to_owned), "{label}");
+            assert_eq!(
+                got.map_err(|status| status.message().to_owned()),
+                expected.map(str::to_owned).map_err(str::to_owned),
+                "{label}"
+            );
         }
     }
 
@@ -199,7 +209,10 @@ mod tests {
     fn strangers_are_not_found() {
         let known = pod(serde_json::json!([]));
         let error = log_container(Some(&known), &wanted("x"), &[], false).unwrap_err();
-        assert_eq!((error.code(), error.message()), (tonic::Code::NotFound, "container \"x\" not found in pod \"web\""));
+        assert_eq!(
+            (error.code(), error.message()),
+            (tonic::Code::NotFound, "container \"x\" not found in pod \"web\"")
+        );
         let error = log_container(None, &wanted("c"), &[], false).unwrap_err();
         assert_eq!((error.code(), error.message()), (tonic::Code::NotFound, "pod \"web\" does not exist"));
     }

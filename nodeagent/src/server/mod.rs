@@ -73,7 +73,9 @@ pub async fn serve(listener: TcpListener, config: ServerConfig, stop: Cancellati
         .initial_connection_window_size(8 << 20);
     match &config.identity {
         Some(identity) => server = server.tls_config(identity.tonic_server()).context("the node agent's identity")?,
-        None => anyhow::ensure!(address.ip().is_loopback(), "{address} needs an identity: plaintext is for loopback only"),
+        None => {
+            anyhow::ensure!(address.ip().is_loopback(), "{address} needs an identity: plaintext is for loopback only")
+        }
     }
     let secure = config.identity.is_some();
     let service = NodeServer::with_interceptor(NodeService::new(config), move |request| authorize(request, secure));
@@ -158,10 +160,7 @@ impl Node for NodeService {
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 
-    async fn stream(
-        &self,
-        request: Request<Streaming<StreamInput>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
+    async fn stream(&self, request: Request<Streaming<StreamInput>>) -> Result<Response<Self::StreamStream>, Status> {
         let mut input = request.into_inner();
         let start = terminal::Start::read(&mut input).await?;
         let wanted = start.container();

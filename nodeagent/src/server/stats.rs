@@ -60,8 +60,12 @@ impl Stats {
             let usage = self.runtime.usage(&container.id).await.ok()?;
             Some(Sample { container, started_at, at: Timestamp::now(), usage })
         };
-        let samples: Vec<Sample> =
-            futures::stream::iter(running).map(measure).buffer_unordered(PARALLEL).filter_map(std::future::ready).collect().await;
+        let samples: Vec<Sample> = futures::stream::iter(running)
+            .map(measure)
+            .buffer_unordered(PARALLEL)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
         let rates = rates(&mut self.looks.lock(), &samples);
         let summary = summary(&self.node_name, self.started, Timestamp::now(), samples, &rates);
         Ok(serde_json::to_vec(&summary).unwrap_or_default())
@@ -117,7 +121,13 @@ impl Sum {
     }
 }
 
-fn summary(node: &str, started: Timestamp, now: Timestamp, samples: Vec<Sample>, rates: &BTreeMap<String, u64>) -> Value {
+fn summary(
+    node: &str,
+    started: Timestamp,
+    now: Timestamp,
+    samples: Vec<Sample>,
+    rates: &BTreeMap<String, u64>,
+) -> Value {
     let mut pods: BTreeMap<PodRef, Vec<Sample>> = BTreeMap::new();
     for sample in samples {
         pods.entry(sample.container.pod.clone()).or_default().push(sample);

@@ -80,13 +80,21 @@ impl Start {
         let (session, outputs, has_exit) = match self {
             Self::Exec(_, start) => {
                 let session = runtime.exec_session(id, &start.command, start.stdin, start.tty).await;
-                (session.map_err(|error| failure("executing command in", &absence, &error))?, (start.stdout, start.stderr), true)
+                (
+                    session.map_err(|error| failure("executing command in", &absence, &error))?,
+                    (start.stdout, start.stderr),
+                    true,
+                )
             }
             Self::Attach(container, start) => {
                 // A terminal cannot be had or given up once the process runs: what its specification says counts.
                 let tty = pod.and_then(|pod| terminal(pod, &container.container)).unwrap_or(start.tty);
                 let session = runtime.attach(id, start.stdin, tty).await;
-                (session.map_err(|error| failure("attaching to", &absence, &error))?, (start.stdout, start.stderr), false)
+                (
+                    session.map_err(|error| failure("attaching to", &absence, &error))?,
+                    (start.stdout, start.stderr),
+                    false,
+                )
             }
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -164,7 +172,8 @@ async fn deliver(sender: &Sender, is_stderr: bool, mut data: Bytes) -> bool {
     true
 }
 
-type Exited = Result<Result<Result<i32, RuntimeError>, tokio::sync::oneshot::error::RecvError>, tokio::time::error::Elapsed>;
+type Exited =
+    Result<Result<Result<i32, RuntimeError>, tokio::sync::oneshot::error::RecvError>, tokio::time::error::Elapsed>;
 
 fn ending(exited: Exited) -> Result<StreamOutput, Status> {
     let message = match exited {

@@ -55,7 +55,14 @@ async fn node() -> Node {
 
 fn exec(command: &str) -> Input {
     let command = vec![command.to_owned()];
-    Input::Exec(ExecStart { container: Some(wanted("c")), command, stdin: true, stdout: true, stderr: true, tty: false })
+    Input::Exec(ExecStart {
+        container: Some(wanted("c")),
+        command,
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    })
 }
 
 fn message(input: Input) -> StreamInput {
@@ -92,7 +99,7 @@ async fn collect(mut output: Streaming<StreamOutput>) -> (String, String, Option
 async fn exec_passes_input_output_and_exit_code() {
     let mut node = node().await;
     let (input, output) = open(&mut node, exec("echo")).await.unwrap();
-    input.send(message(Input::Stdin(Bytes::from_static(b"hello "))) ).await.unwrap();
+    input.send(message(Input::Stdin(Bytes::from_static(b"hello ")))).await.unwrap();
     input.send(message(Input::Resize(Resize { width: 80, height: 24 }))).await.unwrap();
     input.send(message(Input::StdinClosed(Closed {}))).await.unwrap();
     assert_eq!(collect(output).await, ("hello 80x24\n".into(), String::new(), Some(Exit::default())));
@@ -123,7 +130,11 @@ async fn what_cannot_run_is_an_error_before_the_stream() {
             Code::NotFound,
             "container x not found in pod web_default",
         ),
-        (Input::Exec(ExecStart { container: Some(wanted("c")), ..ExecStart::default() }), Code::InvalidArgument, "no command"),
+        (
+            Input::Exec(ExecStart { container: Some(wanted("c")), ..ExecStart::default() }),
+            Code::InvalidArgument,
+            "no command",
+        ),
         (Input::StdinClosed(Closed {}), Code::InvalidArgument, "the first message must be exec or attach"),
     ] {
         let status = open(&mut node, first).await.err().unwrap();
@@ -191,9 +202,13 @@ async fn logs_are_cut_as_asked() {
     }
 }
 
-async fn forward(node: &mut Node, port: u16) -> Result<(mpsc::Sender<PortForwardInput>, Streaming<PortForwardOutput>), Status> {
+async fn forward(
+    node: &mut Node,
+    port: u16,
+) -> Result<(mpsc::Sender<PortForwardInput>, Streaming<PortForwardOutput>), Status> {
     let (sender, receiver) = mpsc::channel(4);
-    let start = PortForwardStart { namespace: "default".into(), pod: "web".into(), pod_uid: "u1".into(), port: port.into() };
+    let start =
+        PortForwardStart { namespace: "default".into(), pod: "web".into(), pod_uid: "u1".into(), port: port.into() };
     sender.send(PortForwardInput { input: Some(port_forward_input::Input::Start(start)) }).await.unwrap();
     Ok((sender, node.client.port_forward(ReceiverStream::new(receiver)).await?.into_inner()))
 }

@@ -220,7 +220,8 @@ impl Decoder {
             }
             let Some(head) = self.buffer.first_chunk::<8>() else { return Ok(None) };
             let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-            let (flags, length) = (head[4], usize::from(head[5]) << 16 | usize::from(head[6]) << 8 | usize::from(head[7]));
+            let (flags, length) =
+                (head[4], usize::from(head[5]) << 16 | usize::from(head[6]) << 8 | usize::from(head[7]));
             if first & 0x8000_0000 == 0 {
                 self.buffer.advance(8);
                 self.open = Some((first, flags & FIN != 0, length));

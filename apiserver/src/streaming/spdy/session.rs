@@ -273,7 +273,9 @@ impl Reading {
                 Frame::SynStream { id, fin, headers, .. } => self.accept(id, fin, headers).await,
                 Frame::Data { id, fin, data } => self.deliver(id, fin, data).await,
                 Frame::RstStream { id, .. } => self.table.reset(id),
-                Frame::Headers { id, fin: true, .. } | Frame::SynReply { id, fin: true, .. } => self.table.end_incoming(id),
+                Frame::Headers { id, fin: true, .. } | Frame::SynReply { id, fin: true, .. } => {
+                    self.table.end_incoming(id)
+                }
                 Frame::Ping(id) if self.is_peers(id) => {
                     let _ = self.commands.send(Command::Frame(Frame::Ping(id))).await;
                 }

@@ -45,6 +45,43 @@ fn header_blocks_of_zlib_with_the_dictionary_are_read() {
     assert_eq!(value(&second, "requestid"), Some("0"));
 }
 
+/// What kubectl 1.36 (moby/spdystream 0.5.1) sent after its 101 while `curl` fetched one file through a port-forward.
+const KUBECTL: &str = "\
+    800300010000003f0000000100000000000078f9e3c6a7c202253a703a2b294a4dcc851625aca9a0808614cb45a024cc\
+    6a646c60014aa09c459078cc04a56f460300000000ffff00000001010000008003000100000018000000030000000000\
+    00c2aa1b54102512a119000000ffff0000000300000050474554202f6120485454502f312e310d0a486f73743a203132\
+    372e302e302e313a32333038320d0a557365722d4167656e743a206375726c2f372e38382e310d0a4163636570743a20\
+    2a2f2a0d0a0d0a80030003000000080000000300000005";
+
+#[test]
+fn a_port_forward_of_kubectl_is_read() {
+    let mut decoder = Decoder::new();
+    decoder.push(&unhex(KUBECTL));
+    let mut said = Vec::new();
+    while let Some(frame) = decoder.next_frame().unwrap() {
+        said.push(match frame {
+            Frame::SynStream { id, headers, .. } => {
+                let [kind, port, request] =
+                    ["streamtype", "port", "requestid"].map(|name| value(&headers, name).unwrap());
+                format!("open {id}: {kind} {port} {request}")
+            }
+            Frame::Data { id, fin, data } => {
+                format!("data {id}: {:?} fin {fin}", String::from_utf8_lossy(&data).lines().next().unwrap_or_default())
+            }
+            Frame::RstStream { id, status } => format!("reset {id}: {status}"),
+            other => format!("{other:?}"),
+        });
+    }
+    let expected = [
+        "open 1: error 23081 0",
+        "data 1: \"\" fin true",
+        "open 3: data 23081 0",
+        "data 3: \"GET /a HTTP/1.1\" fin false",
+        "reset 3: 5",
+    ];
+    assert_eq!(said, expected);
+}
+
 #[test]
 fn a_data_frame_comes_piece_by_piece_and_ends_once() {
     let mut wire = BytesMut::new();
@@ -94,8 +131,11 @@ fn frame() -> impl Strategy<Value = Frame> {
         (id.clone(), any::<u32>()).prop_map(|(last, status)| Frame::GoAway { last, status }),
         (id.clone(), 0u32..0x7fff_ffff).prop_map(|(id, delta)| Frame::WindowUpdate { id, delta }),
         proptest::collection::vec((0u32..0x00ff_ffff, any::<u32>()), 0..4).prop_map(Frame::Settings),
-        (id, any::<bool>(), proptest::collection::vec(any::<u8>(), 0..2000))
-            .prop_map(|(id, fin, data)| Frame::Data { id, fin, data: data.into() }),
+        (id, any::<bool>(), proptest::collection::vec(any::<u8>(), 0..2000)).prop_map(|(id, fin, data)| Frame::Data {
+            id,
+            fin,
+            data: data.into()
+        }),
     ]
 }
 
