@@ -22,6 +22,7 @@ use crate::env::files::Dns;
 use crate::network::{Network, NetworkConfig};
 use crate::node::agent::NodeAgent;
 use crate::node::facts::Machine;
+use crate::node::holder;
 use crate::pod::manager::{Facts, Manager, Shared};
 use crate::pod::observed::NodeFacts;
 use crate::pod::orphans;
@@ -81,7 +82,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let served = ServerConfig { node_name: config.node_name.clone(), runtime: runtime.clone(), pods: shared.clone(), identity };
     parts.spawn(server::serve(listener, served, stop.clone()));
-    let (status, lease, wires) = (agent.clone(), agent.clone(), agent);
+    let (status, lease, object, wires) = (agent.clone(), agent.clone(), agent.clone(), agent);
+    let until = stop.clone();
+    parts.spawn(async move {
+        object.keep_object(until.clone()).await;
+        until.cancelled().await;
+        Ok(())
+    });
     let until = stop.clone();
     parts.spawn(async move { Ok(status.keep_status(until).await) });
     let until = stop.clone();
@@ -99,6 +106,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         manager.run(pods.cache(), pods.subscribe(), async move { synced.synced().await }, until).await;
         Ok(())
     });
+    if network.is_some() && !config.holder.is_empty() {
+        let (socket, holder, until) = (config.docker_socket.clone(), config.holder.clone(), stop.clone());
+        parts.spawn(async move { holder::watch(&socket, &holder, until).await });
+    }
     tracing::info!(node = config.node_name, port, "node agent runs");
 
     let mut result = Ok(());

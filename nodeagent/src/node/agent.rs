@@ -177,6 +177,21 @@ impl NodeAgent {
         }
     }
 
+    /// Keeps what pods see of the Node object as fresh as the watch.
+    pub async fn keep_object(&self, stop: CancellationToken) {
+        let mut changes = self.nodes.subscribe();
+        loop {
+            let change = tokio::select! {
+                () = stop.cancelled() => return,
+                change = changes.recv() => change,
+            };
+            let Some(change) = change else { return };
+            if let Some(node) = change.new.filter(|node| node.metadata.name.as_deref() == Some(&self.name)) {
+                self.shared.set_facts(|facts| facts.object = Node::clone(&node));
+            }
+        }
+    }
+
     /// Renews the lease until `stop`.
     pub async fn keep_lease(&self, stop: CancellationToken) {
         loop {

@@ -3,4 +3,5 @@
 pub mod admission;
 pub mod agent;
 pub mod facts;
+pub mod holder;
 pub mod status;

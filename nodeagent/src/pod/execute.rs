@@ -17,7 +17,7 @@ use crate::env::vars::Sources;
 use crate::env::{expand, files, registry_auth, resources, security, services, vars};
 use crate::probe::http;
 use crate::runtime::{
-    ContainerSpec, HostPort, ImageInfo, Mount, MountSource, PodResources, RuntimeError, SandboxSpec, Security,
+    ContainerSpec, ContainerState, ContainerStatus, HostPort, ImageInfo, Mount, MountSource, PodResources, RuntimeError, SandboxSpec, Security,
 };
 use crate::volume::mount::PodVolumes;
 
@@ -81,6 +81,9 @@ impl Executor {
     }
 
     fn admit(&self) -> Outcome {
+        if self.shared.facts().object.metadata.name.is_none() {
+            return Outcome::Failed("the node is not registered yet".to_owned());
+        }
         let admission = self.shared.admit(&self.pod);
         if let Admission::Rejected { reason, message } = &admission {
             self.event(None, true, reason, message.trim_start_matches("Pod was rejected: "));
@@ -156,6 +159,7 @@ impl Executor {
             at: clock::now(),
             id,
             spec_hash: view::spec_hash(&unit.container),
+            instance: None,
         };
         let image = match self.image(&unit).await? {
             Some(image) => image,
@@ -182,13 +186,33 @@ impl Executor {
             Err(RuntimeError::Unavailable(message)) => return Ok(Outcome::Failed(message)),
             Err(error) => {
                 self.event(Some(&unit), true, "Failed", &format!("Error: {error}"));
-                return Err(fail("RunContainerError", error.to_string(), Some(id)));
+                let instance = self.unstarted(&spec, &id, &image).await;
+                let failure = fail("RunContainerError", error.to_string(), Some(id));
+                return Err(StartFailure { instance: Some(Box::new(instance)), ..failure });
             }
         }
         self.event(Some(&unit), false, "Started", "Container started");
         match runtime.inspect_container(&id).await {
             Ok(status) => Ok(Outcome::Started(status)),
             Err(error) => Ok(Outcome::Failed(error.to_string())),
+        }
+    }
+
+    /// An instance that was made and did not start: it counts, and its number is used up.
+    async fn unstarted(&self, spec: &ContainerSpec, id: &str, image: &ImageInfo) -> ContainerStatus {
+        match self.shared.runtime.inspect_container(id).await {
+            Ok(status) => status,
+            Err(_) => ContainerStatus {
+                id: id.to_owned(),
+                pod: spec.pod.clone(),
+                name: spec.name.clone(),
+                attempt: spec.attempt,
+                spec_hash: spec.spec_hash.clone(),
+                image: spec.image.clone(),
+                image_id: image.digest.clone(),
+                state: ContainerState::Created,
+                created_at: clock::now(),
+            },
         }
     }
 
@@ -201,6 +225,7 @@ impl Executor {
             at: clock::now(),
             id: None,
             spec_hash: view::spec_hash(&unit.container),
+            instance: None,
         };
         if let Some(problem) = image::invalid(&asked) {
             let message = format!("Failed to apply default image tag \"{asked}\": couldn't parse image name \"{asked}\": {problem}");

@@ -54,6 +54,7 @@ pub const WAYS: &[(Stage, &str, Stage)] = &[
     (Stage::Initializing, "stop asked for, nothing runs", Stage::Cleaning),
     (Stage::Initializing, "stop asked for, nothing runs", Stage::Completed),
     (Stage::Running, "sandbox lost", Stage::Preparing),
+    (Stage::Running, "a sidecar died before any app started", Stage::Initializing),
     (Stage::Running, "all ended for good", Stage::Completed),
     (Stage::Running, "stop asked for", Stage::Terminating),
     (Stage::Running, "stop asked for, nothing runs", Stage::Cleaning),

@@ -33,6 +33,8 @@ pub mod patch;
 pub mod worker;
 
 #[cfg(test)]
+mod chance;
+#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod worker_tests;

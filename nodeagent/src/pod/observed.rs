@@ -100,6 +100,8 @@ pub struct StartFailure {
     pub id: Option<String>,
     /// Of which container spec.
     pub spec_hash: String,
+    /// The instance as the engine has it, where one was made.
+    pub instance: Option<Box<ContainerStatus>>,
 }
 
 /// What the probes of one instance say. `None`: not yet known.
@@ -392,7 +394,10 @@ impl Observed {
     /// When `activeDeadlineSeconds` is over, where it is set and still matters.
     pub fn deadline(&self, pod: &Pod) -> Option<Timestamp> {
         let seconds = view::spec(pod).active_deadline_seconds?;
-        let counts = !view::is_terminal(pod) && self.memory.admission == Admission::Accepted;
+        let counts = !view::is_terminal(pod)
+            && self.memory.admission == Admission::Accepted
+            && self.memory.kill.is_none()
+            && self.memory.stopping.is_none();
         counts.then(|| after(self.memory.start_time, Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))
     }
 
@@ -495,6 +500,7 @@ impl Observed {
                         at: now,
                         id: None,
                         spec_hash: String::new(),
+                        instance: None,
                     });
                 }
                 memory.post_start = Some((id, result));
@@ -519,7 +525,10 @@ impl Observed {
         }
     }
 
-    fn not_started(&mut self, name: &str, failure: StartFailure, now: Timestamp) {
+    fn not_started(&mut self, name: &str, mut failure: StartFailure, now: Timestamp) {
+        if let Some(instance) = failure.instance.take() {
+            self.put(*instance);
+        }
         let memory = self.memory.container_mut(name);
         memory.progress.clear();
         if failure.reason == "ErrImagePull" {

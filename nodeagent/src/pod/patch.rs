@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(
             patch["status"],
             json!({ "phase": "Running", "conditions": [
-                { "type": "Ready", "status": "True", "reason": null, "message": null, "lastProbeTime": null }] })
+                { "type": "Ready", "status": "True", "reason": null, "message": null }] })
         );
         assert_eq!(applied(&pod, &wanted).status.unwrap().conditions.unwrap().len(), 2);
     }

@@ -425,8 +425,14 @@ impl Planner<'_> {
         self.wake_at(until);
         let pod = view::full_name(self.pod);
         // For a moment the end itself is shown, as watchers expect to see it.
-        let shown_until = after(finished_at, Duration::from_secs(1));
+        let failure = self.seen.memory.container(unit.name()).and_then(|memory| memory.failure.clone());
+        let newest = self.seen.newest(unit.name()).map(|newest| newest.id.clone());
+        let failure = failure.filter(|failure| failure.id.is_some() && failure.id == newest);
+        let shown_until = after(finished_at, Duration::from_secs(if failure.is_some() { 3 } else { 1 }));
         if self.now < shown_until {
+            if let Some(failure) = failure {
+                self.waiting.insert(unit.name().to_owned(), (failure.reason, failure.message));
+            }
             return self.wake_at(shown_until);
         }
         let name = unit.name();

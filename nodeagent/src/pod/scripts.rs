@@ -3,12 +3,12 @@
 //! A toy world carries every action out at once, unless a script holds it back. `settle` also proves quiescence: it
 //! ends only when a plan has nothing to do.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use goldenscript::Command;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use serde_json::{Value, json};
@@ -18,10 +18,10 @@ use super::plan::{Action, plan};
 use super::{life, patch, view};
 use crate::runtime::{ContainerState, ContainerStatus, SandboxStatus};
 
-struct World {
-    pod: Pod,
-    seen: Observed,
-    now: Timestamp,
+pub(super) struct World {
+    pub(super) pod: Pod,
+    pub(super) seen: Observed,
+    pub(super) now: Timestamp,
     made: u32,
     held: Vec<(Op, Action)>,
     fail: Vec<(String, String, String)>,
@@ -29,12 +29,45 @@ struct World {
     stage: Option<life::Stage>,
 }
 
+/// A command, from a script or made up.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    name: String,
+    args: Vec<(Option<String>, String)>,
+}
+
+impl TryFrom<&goldenscript::Command> for Line {
+    type Error = Box<dyn Error>;
+
+    fn try_from(command: &goldenscript::Command) -> Result<Self, Self::Error> {
+        let args = command.args.iter().map(|argument| (argument.key.clone(), argument.value.clone()));
+        Ok(Self { name: command.name.clone(), args: args.collect() })
+    }
+}
+
+/// Arguments, taken one by one.
+struct Args<'a> {
+    rest: VecDeque<&'a (Option<String>, String)>,
+}
+
+impl<'a> Args<'a> {
+    fn next_pos(&mut self) -> Option<&'a str> {
+        let at = self.rest.iter().position(|(key, _)| key.is_none())?;
+        self.rest.remove(at).map(|(_, value)| value.as_str())
+    }
+
+    fn next_key(&mut self) -> Option<(&'a str, &'a str)> {
+        let at = self.rest.iter().position(|(key, _)| key.is_some())?;
+        self.rest.remove(at).and_then(|(key, value)| Some((key.as_deref()?, value.as_str())))
+    }
+}
+
 fn epoch() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = NodeFacts {
             name: "node1".to_owned(),
             host_ips: vec!["192.168.0.1".parse().unwrap()],
@@ -54,11 +87,25 @@ impl World {
         }
     }
 
-    fn make_pod(&mut self, command: &Command) -> Result<(), Box<dyn Error>> {
+    /// One command of a script.
+    pub(super) fn line(&mut self, line: &str) -> Result<String, String> {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let name = words.next().unwrap_or_default();
+        let args = words.map(|word| match word.split_once('=') {
+            Some((key, value)) => (Some(key.to_owned()), value.to_owned()),
+            None => (None, word),
+        });
+        let command = Line { name, args: args.collect() };
+        let mut out = String::new();
+        self.run(&command, &mut out).map_err(|error| format!("{line}: {error}\n{out}"))?;
+        Ok(out)
+    }
+
+    fn make_pod(&mut self, command: &Line) -> Result<(), Box<dyn Error>> {
         let (mut apps, mut inits) = (Vec::new(), Vec::new());
         let mut spec = json!({ "nodeName": "node1", "restartPolicy": "Always", "terminationGracePeriodSeconds": 30 });
-        for argument in &command.args {
-            match (argument.key.as_deref(), argument.value.as_str()) {
+        for (key, value) in &command.args {
+            match (key.as_deref(), value.as_str()) {
                 (None, word) => {
                     let (list, mut container) = container(word);
                     if word.starts_with("sidecar:") {
@@ -161,7 +208,8 @@ impl World {
         let units = view::units(&self.pod);
         let spec = units.iter().find(|unit| unit.name() == name).map(|unit| unit.container.clone().into_owned()).unwrap();
         self.made += 1;
-        let id = format!("{name}-{}", self.made);
+        let made_before = self.seen.instances(name).find(|one| one.attempt == attempt).map(|one| one.id.clone());
+        let id = made_before.unwrap_or_else(|| format!("{name}-{}", self.made));
         let status = ContainerStatus {
             id: id.clone(),
             pod: view::pod_ref(&self.pod),
@@ -175,11 +223,9 @@ impl World {
         };
         if let Some((reason, message)) = self.scripted(name) {
             let made = reason == "RunContainerError";
-            if made {
-                self.seen.put(ContainerStatus { state: ContainerState::Created, ..status });
-            }
-            let spec_hash = view::spec_hash(&spec);
-            return Outcome::NotStarted(StartFailure { reason, message, at: self.now, id: made.then_some(id), spec_hash });
+            let instance = made.then(|| Box::new(ContainerStatus { state: ContainerState::Created, ..status }));
+            let (id, spec_hash) = (made.then_some(id), view::spec_hash(&spec));
+            return Outcome::NotStarted(StartFailure { reason, message, at: self.now, id, spec_hash, instance });
         }
         Outcome::Started(status)
     }
@@ -216,8 +262,8 @@ impl World {
         Ok(())
     }
 
-    fn run(&mut self, command: &Command, out: &mut String) -> Result<(), Box<dyn Error>> {
-        let mut args = command.consume_args();
+    fn run(&mut self, command: &Line, out: &mut String) -> Result<(), Box<dyn Error>> {
+        let mut args = Args { rest: command.args.iter().collect() };
         match command.name.as_str() {
             "pod" => self.make_pod(command)?,
             "settle" => self.settle(out)?,
@@ -282,7 +328,12 @@ impl World {
                     spec.containers.iter_mut().for_each(|container| container.image = Some(image.clone()));
                 }
             }
-            "agent-restarts" => self.seen.memory = Memory::new(self.now),
+            "agent-restarts" => {
+                // A pod that is gone from the API stays gone.
+                let gone = self.seen.memory.gone;
+                self.seen.memory = Memory { gone, ..Memory::new(self.now) };
+                self.stage = None;
+            }
             other => return Err(format!("what is {other}?").into()),
         }
         Ok(())
@@ -329,9 +380,9 @@ fn describe(one: &ApiStatus, out: &mut String) -> std::fmt::Result {
 }
 
 impl goldenscript::Runner for World {
-    type Command = Command;
+    type Command = Line;
 
-    fn run(&mut self, command: &Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
+    fn run(&mut self, command: &Line, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
         let mut out = String::new();
         World::run(self, command, &mut out)?;
         Ok(out)

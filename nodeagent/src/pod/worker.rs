@@ -205,6 +205,11 @@ impl Worker {
             return;
         }
         let mut pod = Pod::clone(&desired.pod);
+        let meta = &self.pod.metadata;
+        if meta.labels != pod.metadata.labels || meta.annotations != pod.metadata.annotations {
+            // Volumes may show them.
+            self.refresh_at = Instant::now();
+        }
         if view::is_terminal(&self.pod) && !view::is_terminal(&pod) {
             // An older word of the watch: what we reported as the end stays the end.
             pod.status.clone_from(&self.pod.status);
@@ -486,9 +491,7 @@ impl Worker {
     fn refresh(&mut self) {
         let due = Instant::now() >= self.refresh_at && self.seen.memory.volumes_mounted;
         if !due || self.seen.memory.stopping.is_some() || !self.volumes.needs_refresh(&self.pod) {
-            if Instant::now() >= self.refresh_at {
-                self.refresh_at = Instant::now() + REFRESH;
-            }
+            self.refresh_at = self.refresh_at.max(Instant::now() + Duration::from_secs(1));
             return;
         }
         self.refresh_at = Instant::now() + REFRESH;
