@@ -50,7 +50,7 @@ pub struct Config {
     #[arg(long, env = "BALSA_ELECTION_TIMEOUT", default_value_t = 800)]
     pub election_timeout: u64,
     /// Log entries after which a snapshot is taken and the log before it cut.
-    #[arg(long, env = "BALSA_SNAPSHOT_COUNT", default_value_t = 20_000)]
+    #[arg(long, env = "BALSA_SNAPSHOT_COUNT", default_value_t = 50_000)]
     pub snapshot_count: u64,
     /// Log entries that are kept in front of a snapshot, for replicas that were away shortly.
     #[arg(long, env = "BALSA_SNAPSHOT_CATCHUP_ENTRIES", default_value_t = 5_000)]

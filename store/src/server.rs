@@ -276,16 +276,18 @@ async fn serve_clients(replica: Arc<Replica>, listener: TcpListener, identity: O
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let stop = replica.stop().clone();
-    builder(identity.as_ref())?
+    let serving = builder(identity.as_ref())?
         .add_service(health_service)
         .add_service(KvServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(WatchServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(ClusterServer::new(service.clone()))
         .add_service(MaintenanceServer::new(service))
-        .serve_with_incoming_shutdown(incoming(listener), graceful(stop))
-        .await
-        .context("the client port failed")
+        .serve_with_incoming_shutdown(incoming(listener), graceful(stop.clone()));
+    tokio::select! {
+        served = serving => served.context("the client port failed"),
+        () = cut_off(stop, Duration::from_secs(3)) => Ok(()),
+    }
 }
 
 async fn serve_peers(replica: Arc<Replica>, listener: TcpListener, identity: Option<TlsIdentity>) -> anyhow::Result<()> {
@@ -299,7 +301,7 @@ async fn serve_peers(replica: Arc<Replica>, listener: TcpListener, identity: Opt
     tokio::select! {
         served = serving => served.context("the peer port failed"),
         // Peers keep their streams open as long as they can.
-        () = cut_off(stop) => Ok(()),
+        () = cut_off(stop, Duration::from_millis(500)) => Ok(()),
     }
 }
 
@@ -311,7 +313,7 @@ async fn graceful(stop: CancellationToken) {
     stop.cancelled().await;
 }
 
-async fn cut_off(stop: CancellationToken) {
+async fn cut_off(stop: CancellationToken, after: Duration) {
     stop.cancelled().await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(after).await;
 }

@@ -129,7 +129,7 @@ mod tests {
             let encoded = version(&a, main, sub);
             let (front, got_main, got_sub) = split(&encoded).unwrap();
             prop_assert_eq!((got_main, got_sub), (main, sub));
-            prop_assert_eq!(user_key(front).unwrap().as_ref(), &a[..]);
+            prop_assert_eq!(user_key(front).unwrap(), Bytes::from(a.clone()));
             prop_assert!(encoded < past(&prefix(&a)));
             if a < b {
                 prop_assert!(past(&prefix(&a)) <= prefix(&b));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{ColumnFamilyDescriptor, DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +31,6 @@ pub type Done = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 enum Request {
     Append { first: u64, entries: Vec<Bytes>, done: Done },
     Vote { vote: Vec<u8>, done: Done },
-    Committed(Vec<u8>),
     TruncateFrom { index: u64, done: Done },
     Purge { upto: u64, purged: Vec<u8>, done: Done },
 }
@@ -40,6 +40,8 @@ enum Request {
 pub struct LogDisk {
     db: Arc<DB>,
     requests: mpsc::Sender<Request>,
+    /// Goes to disk with the next group: nobody waits for it.
+    committed: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 /// What one group of writes took.
@@ -63,12 +65,14 @@ impl LogDisk {
         })?;
         let db = Arc::new(db);
         let (requests, queue) = mpsc::channel(QUEUE);
-        let writer = Writer { db: db.clone(), queue, observe: Box::new(observe), broken: None };
+        let committed = Arc::<Mutex<_>>::default();
+        let noted = committed.clone();
+        let writer = Writer { db: db.clone(), queue, committed: noted, observe: Box::new(observe), broken: None };
         std::thread::Builder::new()
             .name("raft-log".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| Fault(format!("cannot start the log's thread: {error}")))?;
-        let log = Self { db, requests };
+        let log = Self { db, requests, committed };
         if let Some((first, last)) = log.bounds()? {
             // The newest entries are the ones that a crash could have hurt: look at each before anyone relies on them.
             log.read(last.saturating_sub(63).max(first), last + 1)?;
@@ -101,8 +105,8 @@ impl LogDisk {
     }
 
     /// Notes how far the log is known to be committed; goes to disk with the next sync.
-    pub async fn save_committed(&self, committed: Vec<u8>) -> Result<(), Fault> {
-        self.send(Request::Committed(committed)).await
+    pub fn save_committed(&self, committed: Vec<u8>) {
+        *self.committed.lock() = Some(committed);
     }
 
     /// Removes the entries from `index` on; synced when it returns.
@@ -188,6 +192,7 @@ fn checksum(index: u64, entry: &[u8]) -> u32 {
 struct Writer {
     db: Arc<DB>,
     queue: mpsc::Receiver<Request>,
+    committed: Arc<Mutex<Option<Vec<u8>>>>,
     observe: Box<dyn Fn(Synced) + Send>,
     /// After a failed write nothing more is written: what follows would leave a hole.
     broken: Option<Fault>,
@@ -232,7 +237,6 @@ impl Writer {
                 batch.put(VOTE, vote);
                 done.push(then);
             }
-            Request::Committed(committed) => batch.put(COMMITTED, committed),
             Request::TruncateFrom { index, done: then } => {
                 batch.delete_range_cf(entries, index.to_be_bytes(), u64::MAX.to_be_bytes());
                 done.push(then);
@@ -246,18 +250,18 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&self, batch: WriteBatch, requests: usize) -> Result<(), Fault> {
+    fn write(&self, mut batch: WriteBatch, requests: usize) -> Result<(), Fault> {
         if let Some(fault) = &self.broken {
             return Err(fault.clone());
         }
+        if let Some(committed) = self.committed.lock().take() {
+            batch.put(COMMITTED, committed);
+        }
         let mut options = WriteOptions::default();
-        // Nobody waits for a group that only notes the committed position.
-        options.set_sync(requests > 0);
+        options.set_sync(true);
         let started = Instant::now();
         self.db.write_opt(batch, &options)?;
-        if requests > 0 {
-            (self.observe)(Synced { took: started.elapsed(), requests });
-        }
+        (self.observe)(Synced { took: started.elapsed(), requests });
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ mod tests {
         table.promote(0, 0);
         table.grant(1, 10, 0);
         table.grant(2, 5, 0);
-        assert_eq!(table.expired(4_999, 9), []);
+        assert_eq!(table.expired(4_999, 9), Vec::<i64>::new());
         assert_eq!(table.expired(5_000, 9), [2]);
         assert_eq!(table.renew(1, 9_000), Some(10));
         assert_eq!(table.renew(2, 9_000), None, "what has expired cannot be renewed");
@@ -118,11 +118,11 @@ mod tests {
     fn a_new_leader_gives_the_whole_time_again_and_a_follower_expires_nothing() {
         let mut table = Table::default();
         table.grant(1, 10, 0);
-        assert_eq!(table.expired(1_000_000, 9), []);
+        assert_eq!(table.expired(1_000_000, 9), Vec::<i64>::new());
         table.promote(20_000, 1_000);
-        assert_eq!(table.expired(30_999, 9), []);
+        assert_eq!(table.expired(30_999, 9), Vec::<i64>::new());
         assert_eq!(table.expired(31_000, 9), [1]);
         table.demote();
-        assert_eq!(table.expired(31_000, 9), []);
+        assert_eq!(table.expired(31_000, 9), Vec::<i64>::new());
     }
 }

@@ -180,10 +180,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        match committed {
-            Some(id) => Ok(self.disk.save_committed(encode_log_id(&id)).await?),
-            None => Ok(()),
+        if let Some(id) = committed {
+            self.disk.save_committed(encode_log_id(&id));
         }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
