@@ -1,0 +1,268 @@
+//! ResourceQuotas: how much of what a namespace may hold. Counting what there is is the quota controller's work; here a
+//! creation is checked against, and added to, the last count.
+
+use std::collections::BTreeMap;
+
+use balsa_api::kind::Part;
+use balsa_api::quantity::Quantity;
+use balsa_api::status::{ApiError, ApiResult};
+use serde_json::{Value, json};
+
+use super::Review;
+use crate::pipeline::update::Write;
+use crate::pipeline::{Api, Target};
+use crate::value;
+
+type Amounts = BTreeMap<String, Quantity>;
+
+/// Charges every quota of the namespace that covers the object.
+pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<()> {
+    let target = review.target;
+    if !target.kind.namespaced() || !review.subresource.is_empty() {
+        return Ok(());
+    }
+    let Some(kind) = balsa_api::kinds::find("", "v1", "resourcequotas") else { return Ok(()) };
+    let quotas = api.cache(kind)?.list(target.namespace);
+    let usage = if quotas.is_empty() { return Ok(()) } else { usage(review, object) };
+    for quota in quotas {
+        let refuse = |detail: String| ApiError::forbidden(&target.kind.gvr(), target.name, &detail);
+        match charge(&quota.value(), object, &usage).map_err(refuse)? {
+            None => {}
+            Some(_) if review.call.dry_run => {}
+            Some(_) => {
+                let quota_target = Target { kind, namespace: target.namespace, name: &quota.name };
+                let write = Write { target: quota_target, part: Part::Status, by_rules: false };
+                let change = |quota: &Value| match charge(quota, object, &usage).map_err(refuse)? {
+                    Some(charged) => Ok(charged),
+                    None => Ok(quota.clone()),
+                };
+                // Boxed: this write goes through the very pipeline that asks here.
+                Box::pin(api.modify(review.call, write, &change)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the object costs. Pure.
+fn usage(review: &Review<'_>, object: &Value) -> Amounts {
+    let names = review.target.kind.names();
+    let one = Quantity::from_units(1, balsa_api::quantity::Format::DecimalSi);
+    let suffix = if names.group.is_empty() { String::new() } else { format!(".{}", names.group) };
+    let mut usage = Amounts::from([(format!("count/{}{suffix}", names.plural), one.clone())]);
+    if names.group.is_empty() {
+        let counted = ["pods", "services", "secrets", "configmaps", "replicationcontrollers", "resourcequotas",
+            "persistentvolumeclaims"];
+        if counted.contains(&names.plural) {
+            usage.insert(names.plural.to_owned(), one.clone());
+        }
+        match names.plural {
+            "pods" => usage.extend(pod_usage(object)),
+            "services" => {
+                let kind = value::text(object, "/spec/type");
+                if kind == "NodePort" || kind == "LoadBalancer" {
+                    let ports = object.pointer("/spec/ports").and_then(Value::as_array).map_or(0, Vec::len);
+                    let ports = Quantity::from_units(i64::try_from(ports).unwrap_or_default(), one.format());
+                    usage.insert("services.nodeports".to_owned(), ports);
+                }
+                if kind == "LoadBalancer" {
+                    usage.insert("services.loadbalancers".to_owned(), one);
+                }
+            }
+            "persistentvolumeclaims" => {
+                let storage = object.pointer("/spec/resources/requests/storage").and_then(Value::as_str).unwrap_or("0");
+                usage.insert("requests.storage".to_owned(), Quantity::lenient(storage));
+                let class = value::text(object, "/spec/storageClassName");
+                if !class.is_empty() {
+                    let of_class = format!("{class}.storageclass.storage.k8s.io");
+                    usage.insert(format!("{of_class}/requests.storage"), Quantity::lenient(storage));
+                    usage.insert(format!("{of_class}/persistentvolumeclaims"), one);
+                }
+            }
+            _ => {}
+        }
+    }
+    usage
+}
+
+/// A pod's requests and limits: containers summed, the largest init container, overhead.
+fn pod_usage(pod: &Value) -> Amounts {
+    let mut usage = Amounts::new();
+    for part in ["requests", "limits"] {
+        let mut total = Amounts::new();
+        let each = |list: &str| {
+            let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+            containers.into_iter().flatten().map(|container| amounts(container, part)).collect::<Vec<_>>()
+        };
+        for container in each("containers") {
+            for (key, amount) in container {
+                let before = total.get(&key).cloned().unwrap_or(Quantity::ZERO);
+                total.insert(key, before.plus(&amount));
+            }
+        }
+        for container in each("initContainers") {
+            for (key, amount) in container {
+                let before = total.get(&key).cloned().unwrap_or(Quantity::ZERO);
+                if amount.nanos() > before.nanos() {
+                    total.insert(key, amount);
+                }
+            }
+        }
+        for (key, amount) in total {
+            if part == "requests" && matches!(key.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+                usage.insert(key.clone(), amount.clone());
+            }
+            usage.insert(format!("{part}.{key}"), amount);
+        }
+    }
+    usage
+}
+
+fn amounts(container: &Value, part: &str) -> Amounts {
+    let map = container.pointer(&format!("/resources/{part}")).and_then(Value::as_object);
+    let text = |amount: &Value| amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
+    map.into_iter().flatten().map(|(key, amount)| (key.clone(), Quantity::lenient(&text(amount)))).collect()
+}
+
+/// Whether the quota is about such objects. Pure.
+fn in_scope(quota: &Value, object: &Value) -> bool {
+    let mut scopes = value::strings(quota, "/spec/scopes");
+    let expressions = quota.pointer("/spec/scopeSelector/matchExpressions").and_then(Value::as_array);
+    let mut fits = true;
+    for expression in expressions.into_iter().flatten() {
+        let scope = value::text(expression, "/scopeName");
+        if scope == "PriorityClass" {
+            fits &= priority_class_fits(expression, value::text(object, "/spec/priorityClassName"));
+        } else {
+            scopes.push(scope.to_owned());
+        }
+    }
+    let terminating = object.pointer("/spec/activeDeadlineSeconds").is_some_and(|seconds| !seconds.is_null());
+    let best_effort = pod_usage(object).keys().all(|key| !key.contains("cpu") && !key.contains("memory"));
+    fits && scopes.iter().all(|scope| match scope.as_str() {
+        "Terminating" => terminating,
+        "NotTerminating" => !terminating,
+        "BestEffort" => best_effort,
+        "NotBestEffort" => !best_effort,
+        _ => false,
+    })
+}
+
+fn priority_class_fits(expression: &Value, class: &str) -> bool {
+    let values = value::strings(expression, "/values");
+    match value::text(expression, "/operator") {
+        "In" => values.iter().any(|value| value == class),
+        "NotIn" => !values.iter().any(|value| value == class),
+        "Exists" => !class.is_empty(),
+        _ => class.is_empty(),
+    }
+}
+
+/// The quota with the object added; `None`: it is not about the object. Pure.
+fn charge(quota: &Value, object: &Value, usage: &Amounts) -> Result<Option<Value>, String> {
+    let scoped = quota.pointer("/spec/scopes").is_some_and(|scopes| scopes.as_array().is_some_and(|list| !list.is_empty()))
+        || quota.pointer("/spec/scopeSelector").is_some_and(|selector| !selector.is_null());
+    if scoped && (!usage.contains_key("pods") || !in_scope(quota, object)) {
+        return Ok(None);
+    }
+    let name = value::name(quota);
+    let Some(hard) = quota.pointer("/spec/hard").and_then(Value::as_object) else { return Ok(None) };
+    let is_pod = usage.contains_key("pods");
+    require(name, hard, object, is_pod)?;
+    let relevant: Vec<(&String, &Quantity)> = usage.iter().filter(|(key, _)| hard.contains_key(*key)).collect();
+    if relevant.is_empty() {
+        return Ok(None);
+    }
+    let Some(counted) = quota.pointer("/status/hard").and_then(Value::as_object) else {
+        return Err(format!("status unknown for quota: {name}, resources: {}", join(relevant.iter().map(|(key, _)| (*key).clone()))));
+    };
+    let used = quota.pointer("/status/used").cloned().unwrap_or_else(|| json!({}));
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("0").to_owned();
+    let mut over = Vec::new();
+    let mut charged = quota.clone();
+    for (key, amount) in relevant {
+        let limit = text(counted.get(key).or_else(|| hard.get(key)));
+        let before = text(used.get(key));
+        let after = Quantity::lenient(&before).plus(amount);
+        if after.nanos() > Quantity::lenient(&limit).nanos() && !amount.is_zero() {
+            over.push((key.clone(), amount.to_string(), before, limit));
+            continue;
+        }
+        let status = value::member(&mut charged, "status");
+        let used = status.entry("used").or_insert_with(|| json!({}));
+        used[key.as_str()] = json!(after.to_string());
+    }
+    if over.is_empty() {
+        return Ok(Some(charged));
+    }
+    let list = |pick: fn(&(String, String, String, String)) -> &String| {
+        join(over.iter().map(|entry| format!("{}={}", entry.0, pick(entry))))
+    };
+    Err(format!(
+        "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+        list(|entry| &entry.1), list(|entry| &entry.2), list(|entry| &entry.3)
+    ))
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
+}
+
+/// A quota on compute makes every container say what it needs.
+fn require(name: &str, hard: &serde_json::Map<String, Value>, object: &Value, is_pod: bool) -> Result<(), String> {
+    if !is_pod {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    for key in hard.keys() {
+        let (part, resource) = match key.as_str() {
+            "cpu" | "memory" => ("requests", key.as_str()),
+            other => match other.split_once('.') {
+                Some((part @ ("requests" | "limits"), resource @ ("cpu" | "memory"))) => (part, resource),
+                _ => continue,
+            },
+        };
+        let containers = object.pointer("/spec/containers").and_then(Value::as_array);
+        let without: Vec<String> = containers
+            .into_iter()
+            .flatten()
+            .filter(|container| !amounts(container, part).contains_key(resource))
+            .map(|container| value::text(container, "/name").to_owned())
+            .collect();
+        if !without.is_empty() {
+            missing.push(format!("{key} for: {}", without.join(",")));
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(format!("failed quota: {name}: must specify {}", missing.join("; "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota(hard: Value, used: Value) -> Value {
+        json!({"metadata": {"name": "q1"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})
+    }
+
+    #[test]
+    fn a_full_quota_refuses_with_numbers() {
+        let usage = Amounts::from([("pods".to_owned(), Quantity::lenient("1"))]);
+        let pod = json!({"spec": {"containers": []}});
+        let charged = charge(&quota(json!({"pods": "5"}), json!({"pods": "4"})), &pod, &usage).unwrap().unwrap();
+        assert_eq!(charged["status"]["used"]["pods"], "5");
+        assert_eq!(
+            charge(&charged, &pod, &usage).unwrap_err(),
+            "exceeded quota: q1, requested: pods=1, used: pods=5, limited: pods=5"
+        );
+    }
+
+    #[test]
+    fn a_quota_on_compute_wants_requests() {
+        let usage = Amounts::from([("pods".to_owned(), Quantity::lenient("1"))]);
+        let pod = json!({"spec": {"containers": [{"name": "c"}]}});
+        assert_eq!(
+            charge(&quota(json!({"requests.cpu": "1"}), json!({})), &pod, &usage).unwrap_err(),
+            "failed quota: q1: must specify requests.cpu for: c"
+        );
+    }
+}

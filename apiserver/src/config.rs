@@ -1,0 +1,93 @@
+//! The apiserver's flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use balsa_process::tls::TlsFiles;
+
+/// Flags; each may also be given as `BALSA_<FLAG>`.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "balsa-apiserver", about = "The Kubernetes API on an etcd v3 store")]
+pub struct Config {
+    /// This apiserver's name.
+    #[arg(long, env = "BALSA_NAME", default_value = "apiserver")]
+    pub name: String,
+    /// The store's client URLs, separated by commas.
+    #[arg(long, env = "BALSA_STORE_ENDPOINTS", value_delimiter = ',', required = true)]
+    pub store_endpoints: Vec<String>,
+    /// Where REST is served.
+    #[arg(long, env = "BALSA_LISTEN", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// Where gRPC is served.
+    #[arg(long, env = "BALSA_LISTEN_GRPC", default_value = "127.0.0.1:6444")]
+    pub listen_grpc: SocketAddr,
+    /// EC P-256 private key (PEM) that signs ServiceAccount tokens. Without it tokens end with the process.
+    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_KEY", value_name = "FILE")]
+    pub service_account_key: Option<PathBuf>,
+    /// The issuer in ServiceAccount tokens.
+    #[arg(
+        long,
+        env = "BALSA_SERVICE_ACCOUNT_ISSUER",
+        default_value = "https://kubernetes.default.svc.cluster.local"
+    )]
+    pub service_account_issuer: String,
+    /// The network of Services.
+    #[arg(long, env = "BALSA_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+    /// CA of the store, where it is not ours.
+    #[arg(long, env = "BALSA_STORE_CA", value_name = "FILE", requires = "store_cert")]
+    pub store_ca: Option<PathBuf>,
+    /// Client certificate for the store, where it is not our own.
+    #[arg(long, env = "BALSA_STORE_CERT", value_name = "FILE", requires = "store_key")]
+    pub store_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, env = "BALSA_STORE_KEY", value_name = "FILE", requires = "store_ca")]
+    pub store_key: Option<PathBuf>,
+    /// Our identity. Without it: plaintext, loopback only, everybody is administrator.
+    #[command(flatten)]
+    pub tls: Option<TlsFiles>,
+}
+
+impl Config {
+    /// Refuses what would be unsafe.
+    pub fn check(&self, has_identity: bool) -> anyhow::Result<()> {
+        let exposed = !self.listen.ip().is_loopback() || !self.listen_grpc.ip().is_loopback();
+        anyhow::ensure!(
+            has_identity || !exposed,
+            "without --tls-ca, --tls-cert and --tls-key everybody is administrator, so only loopback addresses may be listened on"
+        );
+        anyhow::ensure!(
+            !has_identity || self.service_account_key.is_some(),
+            "--service-account-key is missing: several apiservers must sign tokens with one key"
+        );
+        Ok(())
+    }
+
+    /// The identity towards a store with a PKI of its own.
+    pub fn store_files(&self) -> Option<TlsFiles> {
+        match (&self.store_ca, &self.store_cert, &self.store_key) {
+            (Some(ca), Some(cert), Some(key)) => {
+                Some(TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn plaintext_stays_on_loopback() {
+        let parse = |listen: &str| {
+            Config::try_parse_from(["x", "--store-endpoints", "http://a:1,http://b:2", "--listen", listen]).unwrap()
+        };
+        let config = parse("127.0.0.1:1");
+        assert_eq!(config.store_endpoints.len(), 2);
+        assert!(config.check(false).is_ok());
+        assert!(parse("0.0.0.0:1").check(false).is_err());
+        assert!(parse("0.0.0.0:1").check(true).is_err(), "no key for tokens");
+    }
+}

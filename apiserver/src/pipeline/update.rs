@@ -1,0 +1,165 @@
+//! Changing an object: read, change, check, write if nobody else wrote; again if somebody did.
+
+use balsa_api::kind::Part;
+use balsa_api::status::{ApiError, ApiResult};
+use serde_json::Value;
+
+use super::body::{self, Body};
+use super::create::ttl;
+use super::{Api, Call, Found, Target, decode, encode, rules, store_error};
+use crate::admission::{self, Operation, Review};
+use crate::storage::{Written, envelope};
+use crate::value;
+
+/// How often a change is tried again after others wrote in between.
+const ATTEMPTS: usize = 20;
+
+/// What a change makes of the present object. Called anew for each attempt.
+pub type Change<'a> = &'a (dyn Fn(&Value) -> ApiResult<Value> + Send + Sync);
+
+/// Which part of an object is written, and by which rules.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    /// The object.
+    pub target: Target<'a>,
+    /// What of it.
+    pub part: Part<'a>,
+    /// Whether kind rules (defaults, update validation, admission) apply; the machinery's own writes go without.
+    pub by_rules: bool,
+}
+
+/// The subresource's name as admission and managed fields know it.
+pub fn part_name(part: Part<'_>) -> &str {
+    match part {
+        Part::Main => "",
+        Part::Status => "status",
+        Part::Other(name) => name,
+    }
+}
+
+impl Api {
+    /// PUT: the whole object. True: it was created.
+    pub async fn replace(&self, call: &Call, target: Target<'_>, part: Part<'_>, body: Body) -> ApiResult<(Found, bool)> {
+        let mut object = body::check(call, target.kind, body)?;
+        body::place_in(target.kind, &mut object, target.namespace)?;
+        body::name_matches(&mut object, target.name)?;
+        let change = |old: &Value| {
+            rules::check_submitted(target, &object, old, false)?;
+            Ok(object.clone())
+        };
+        match self.modify(call, Write { target, part, by_rules: true }, &change).await {
+            Err(error)
+                if error.is_not_found() && error.details.kind == target.kind.names().plural
+                    && target.kind.create_on_update() && part == Part::Main =>
+            {
+                let mut object = object.clone();
+                if !value::uid(&object).is_empty() {
+                    return Err(error);
+                }
+                value::metadata(&mut object).remove("resourceVersion");
+                let found = self.create_checked(call, target.kind, target.namespace, object).await?;
+                Ok((found, true))
+            }
+            outcome => Ok((outcome?, false)),
+        }
+    }
+
+    /// Changes an object by a function of its present state. 404 where there is none.
+    pub async fn modify(&self, call: &Call, write: Write<'_>, change: Change<'_>) -> ApiResult<Found> {
+        let target = write.target;
+        // The cache is nearly always right, and the transaction finds out when it is not.
+        let cached = self.cache(target.kind)?.get(target.namespace, target.name);
+        let (mut current, mut is_live) = match cached {
+            Some(object) => (Some(Found { value: object.value(), revision: object.revision }), false),
+            None => (self.fetch(target).await?, true),
+        };
+        for _ in 0..ATTEMPTS {
+            let Some(old) = current else { return Err(target.not_found()) };
+            match self.modify_once(call, write, &old, change).await {
+                Ok(Attempt::Done(found)) => return Ok(found),
+                Ok(Attempt::Lost(fresh)) => (current, is_live) = (fresh, true),
+                // What the cache was wrong about may be what was refused.
+                Err(_) if !is_live => {
+                    let fresh = self.fetch(target).await?;
+                    is_live = true;
+                    current = fresh;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ApiError::modified(&target.kind.gvr(), target.name))
+    }
+
+    async fn modify_once(&self, call: &Call, write: Write<'_>, old: &Found, change: Change<'_>) -> ApiResult<Attempt> {
+        let Write { target, part, by_rules } = write;
+        let kind = target.kind;
+        let mut new = change(&old.value)?;
+        value::set_type(&mut new, kind);
+        if by_rules {
+            self.apply_rules(call, target, part, &mut new, &old.value).await?;
+        }
+        if rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value) {
+            // Nothing to write; but only the store knows whether this is still the state.
+            return self.unchanged(call, target, old).await;
+        }
+        let gone = rules::is_released(kind, &new, &old.value);
+        if call.dry_run {
+            return self.unchanged(call, target, &Found { value: new, revision: old.revision }).await;
+        }
+        let key = target.key();
+        let written = if gone {
+            self.store.delete(&key, old.revision).await
+        } else {
+            self.store.put(&key, encode(kind, &new), old.revision, ttl(kind)).await
+        };
+        match written.map_err(|error| store_error(error, true))? {
+            Written::Done(revision) => {
+                tracing::debug!(key, revision, gone, user = call.caller.user, cause = call.cause, "changed");
+                envelope::set_revision(&mut new, revision);
+                Ok(Attempt::Done(Found { value: new, revision }))
+            }
+            Written::Conflict(current) => Ok(Attempt::Lost(current.map(|entry| decode(target.kind, &entry)).transpose()?)),
+        }
+    }
+
+    async fn apply_rules(
+        &self,
+        call: &Call,
+        target: Target<'_>,
+        part: Part<'_>,
+        new: &mut Value,
+        old: &Value,
+    ) -> ApiResult<()> {
+        let kind = target.kind;
+        rules::stamp_changed(new, old);
+        kind.default(new);
+        kind.prepare_update(new, old, part);
+        let subresource = part_name(part);
+        let review = Review { call, target, operation: Operation::Update, subresource, old: Some(old) };
+        admission::mutate(self, &review, new).await?;
+        self.track_managers(call, kind, new, Some(old), subresource)?;
+        let mut findings = rules::check_finalizers(new, old);
+        findings.extend(kind.validate_update(new, old, part));
+        if !findings.is_empty() {
+            return Err(ApiError::invalid(&kind.gvk(), target.name, &findings));
+        }
+        kind.warnings(new).into_iter().for_each(|text| call.warn(text));
+        admission::validate(self, &review, new).await
+    }
+
+    /// A write that changes nothing: the state stands if the store still has this revision.
+    async fn unchanged(&self, call: &Call, target: Target<'_>, found: &Found) -> ApiResult<Attempt> {
+        let current = self.fetch(target).await?;
+        match current {
+            Some(current) if current.revision == found.revision => Ok(Attempt::Done(found.clone())),
+            current if call.dry_run && current.is_none() => Err(target.not_found()),
+            current => Ok(Attempt::Lost(current)),
+        }
+    }
+}
+
+enum Attempt {
+    Done(Found),
+    /// Somebody else wrote; how it is now.
+    Lost(Option<Found>),
+}

@@ -1,0 +1,99 @@
+//! Connections of the REST port: TLS with an optional client certificate, h2 or http/1.1, upgrades on the latter.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use balsa_process::identity::Actor;
+use balsa_process::tls::{ClientCertificate, TlsError, TlsIdentity};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{Peer, Rest};
+use crate::authn::Caller;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves until `stop`.
+pub async fn serve(
+    rest: Arc<Rest>,
+    listener: TcpListener,
+    identity: Option<&TlsIdentity>,
+    stop: CancellationToken,
+) -> Result<(), TlsError> {
+    let acceptor = match identity {
+        Some(identity) => {
+            let config = identity.rustls_server(ClientCertificate::Optional, &[b"h2", b"http/1.1"])?;
+            Some(TlsAcceptor::from(config))
+        }
+        None => None,
+    };
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        stream.set_nodelay(true).ok();
+        let (rest, acceptor, stop) = (rest.clone(), acceptor.clone(), stop.clone());
+        tokio::spawn(async move {
+            let Some(acceptor) = acceptor else {
+                return connection(rest, TokioIo::new(stream), Peer::Loopback, stop).await;
+            };
+            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                    let peer = match certificate.map(|certificate| Actor::from_certificate(certificate)) {
+                        Some(Ok(actor)) => Peer::Certified(Caller::certified(actor)),
+                        Some(Err(error)) => return tracing::info!(%error, "a client certificate was refused"),
+                        None => Peer::Unknown,
+                    };
+                    connection(rest, TokioIo::new(stream), peer, stop).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                Err(_) => tracing::debug!("TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn connection<S>(rest: Arc<Rest>, stream: TokioIo<S>, peer: Peer, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (rest, peer) = (rest.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(rest.handle(peer, request.map(Body::new)).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(30));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
+    tokio::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended");
+        },
+        // Open watches would hold the process for an hour; clients resume elsewhere.
+        () = stop.cancelled() => {}
+    }
+}
