@@ -40,9 +40,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 const PODS: [&str; 4] = [
     "pod a b restart=Always",
-    "pod init:a b+liveness+startup c restart=OnFailure deadline=500",
-    "pod sidecar:a+startup b+readiness c+postStart restart=Never",
-    "pod a+preStop+liveness b restart=Never grace=5",
+    "pod init/a b.liveness.startup c restart=OnFailure deadline=500",
+    "pod sidecar/a.startup b.readiness c.postStart restart=Never",
+    "pod a.preStop.liveness b restart=Never grace=5",
 ];
 
 fn apply(world: &mut World, event: &Event) {

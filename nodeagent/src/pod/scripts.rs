@@ -108,7 +108,7 @@ impl World {
             match (key.as_deref(), value.as_str()) {
                 (None, word) => {
                     let (list, mut container) = container(word);
-                    if word.starts_with("sidecar:") {
+                    if word.starts_with("sidecar/") {
                         container["restartPolicy"] = json!("Always");
                     }
                     if list { inits.push(container) } else { apps.push(container) }
@@ -183,7 +183,7 @@ impl World {
             }),
             Action::Start { container, attempt, .. } => self.start(container, *attempt),
             Action::PostStart { container, id } => {
-                let failed = self.scripted(&format!("postStart:{container}"));
+                let failed = self.scripted(&format!("postStart/{container}"));
                 Outcome::PostStart(id.clone(), failed.map_or(Ok(()), |failed| Err(failed.1)))
             }
             Action::PreStop { id, .. } => Outcome::PreStop(id.clone()),
@@ -340,10 +340,10 @@ impl World {
     }
 }
 
-/// `a`, `init:a`, `sidecar:a`, with `+liveness`, `+readiness`, `+startup`, `+postStart`, `+preStop`.
+/// `a`, `init/a`, `sidecar/a`, with `.liveness`, `.readiness`, `.startup`, `.postStart`, `.preStop`.
 fn container(word: &str) -> (bool, Value) {
-    let (kind, rest) = word.split_once(':').unwrap_or(("", word));
-    let mut parts = rest.split('+');
+    let (kind, rest) = word.split_once('/').unwrap_or(("", word));
+    let mut parts = rest.split('.');
     let mut container = json!({ "name": parts.next(), "image": "img:1", "lifecycle": {} });
     for part in parts {
         match part {
