@@ -432,6 +432,7 @@ async fn ports_are_forwarded_over_spdy_inside_a_websocket() {
             while let Ok(count @ 1..) = tokio::io::AsyncReadExt::read(&mut reader, &mut buffer).await {
                 sink.send(Message::binary(buffer[..count].to_vec())).await.unwrap();
             }
+            let _ = sink.close().await;
         };
         tokio::join!(inward, outward);
     });
