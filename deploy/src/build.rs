@@ -34,11 +34,14 @@ impl Profile {
 
 /// Builds the workspace's binaries and returns where those of `packages` are, in the order given.
 ///
-/// Always the whole workspace: another selection of packages would unify features differently and build most
-/// dependencies a second time.
-pub fn binaries(packages: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
+/// Always the whole workspace, and for a test run with its tests: another selection would unify features differently
+/// and build most dependencies a second time.
+pub fn binaries(packages: &[&str], profile: Profile, with_tests: bool) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo();
     cargo.args(["build", "--workspace", "--bins", "--profile", profile.name()]);
+    if with_tests {
+        cargo.arg("--tests");
+    }
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let printed = cargo.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
     if !printed.status.success() {
@@ -50,6 +53,9 @@ pub fn binaries(packages: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
         .filter_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             let path = message.get("executable")?.as_str()?;
+            if message["profile"]["test"] == true {
+                return None;
+            }
             Some((message.get("target")?.get("name")?.as_str()?.to_owned(), path.into()))
         })
         .collect();

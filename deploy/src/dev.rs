@@ -29,7 +29,7 @@ pub struct Options {
 /// Builds it and becomes it.
 pub fn dev(options: &Options) -> Result<()> {
     prerequisites::ensure_build(&|_| {})?;
-    let binary = build::binaries(&["balsa-dev"], Profile::Dev)?.remove(0);
+    let binary = build::binaries(&["balsa-dev"], Profile::Dev, false)?.remove(0);
     let mut command = std::process::Command::new(binary);
     command.args(["--nodes", &options.nodes.to_string(), "--runtime", &options.runtime]);
     command.args(["--port", &options.port.to_string()]);

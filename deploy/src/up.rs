@@ -28,6 +28,9 @@ pub struct Options {
     /// Leave the user's kubeconfig alone.
     #[arg(long)]
     pub no_merge: bool,
+    /// Build the tests along, as a test run wants it.
+    #[arg(skip)]
+    pub with_tests: bool,
     /// How long to wait until the cluster is ready, seconds.
     #[arg(long, default_value_t = 180)]
     pub wait: u64,
@@ -51,7 +54,7 @@ pub fn up(options: &Options) -> Result<()> {
     // Not inside a step: cargo has a progress display of its own.
     eprintln!("  … building (RocksDB alone takes about ten minutes the first time)");
     let binaries =
-        steps.run("build", |_| Ok((build::binaries(&build::SERVICES, options.profile)?, String::new())))?;
+        steps.run("build", |_| Ok((build::binaries(&build::SERVICES, options.profile, options.with_tests)?, String::new())))?;
     steps.run("images", |say| Ok(((), images::make(&binaries, say)?)))?;
     let admin = steps.run("certificates", |_| Ok((pki::make(layout)?, format!("{}", state.join("pki").display()))))?;
     steps.run("containers", |_| {

@@ -18,7 +18,7 @@ fn etcd() -> Result<Option<PathBuf>> {
 
 /// Measures and prints.
 pub fn measure(profile: Profile, puts: u64, rounds: u32) -> Result<()> {
-    let store = build::binaries(&["balsa-store"], profile)?.remove(0);
+    let store = build::binaries(&["balsa-store"], profile, false)?.remove(0);
     let mut systems = vec![(System::Balsa, store)];
     match etcd()? {
         Some(program) => systems.insert(0, (System::Etcd, program)),

@@ -25,8 +25,9 @@ fn three_replicas_roll_out_scale_and_come_back_when_deleted() {
     // From pod to pod, whichever nodes they are on.
     let from = items[0]["metadata"]["name"].as_str().expect("a name");
     for address in &addresses {
-        let url = format!("http://{address}:8080/");
-        let page = cluster.kubectl_ok(&["exec", from, "-n", ns, "--", "wget", "-q", "-O", "-", &url]);
+        // Not wget: that of Debian's static busybox crashes.
+        let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {address} 8080");
+        let page = cluster.kubectl_ok(&["exec", from, "-n", ns, "--", "sh", "-c", &ask]);
         assert!(page.contains("this page comes from a pod"), "{page}");
     }
     cluster.kubectl_ok(&["delete", "pod", from, "-n", ns]);
