@@ -6,7 +6,8 @@ use clap::Parser as _;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    telemetry::init();
+    // openraft tells every message at info.
+    telemetry::init_with("info,openraft=warn");
     let config = Config::parse();
     balsa_store::run(config, shutdown::on_signal()?).await
 }

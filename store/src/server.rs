@@ -187,6 +187,8 @@ fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Con
         max_payload_entries: 512,
         enable_pre_vote: Some(true),
         broadcast_submitted_on_append: Some(true),
+        // Followers may hold entries of ours that our own disk lost: in the same term they would be given out twice.
+        enable_leader_restore: Some(false),
         ..openraft::Config::default()
     };
     raft.validate().context("the consensus parameters do not fit together")
@@ -203,6 +205,10 @@ async fn bootstrap(replica: Arc<Replica>, members: Members) -> anyhow::Result<()
             () = tokio::time::sleep(patience) => {}
         }
         if replica.raft().is_initialized().await? {
+            if members.len() == 1 {
+                // Nobody else could lead: no reason to wait for the timeout.
+                replica.raft().trigger().elect(false).await?;
+            }
             return Ok(());
         }
         match replica.raft().initialize(members.clone()).await {

@@ -4,10 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_proto::etcd::etcdserverpb::LeaseRevokeRequest;
 use futures::stream::{StreamExt as _, iter};
 
-use crate::command::Command;
 use crate::replica::Replica;
 
 const ROUND: Duration = Duration::from_millis(200);
@@ -37,9 +35,8 @@ pub async fn run(replica: Arc<Replica>) {
                 let replica = &replica;
                 async move {
                     tracing::debug!(id, "lease expired");
-                    let command = Command::Revoke(LeaseRevokeRequest { id });
                     // Not the leader any more, or too slow: the next round, or the next leader, tries again.
-                    if let Err(status) = replica.propose(command).await {
+                    if let Err(status) = replica.revoke_expired(id).await {
                         tracing::debug!(id, %status, "an expired lease is not revoked yet");
                     }
                 }

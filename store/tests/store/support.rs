@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::{
@@ -9,6 +10,7 @@ use balsa_proto::etcd::etcdserverpb::{
     lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
     watch_request::RequestUnion,
 };
+use balsa_store::replica::Replica;
 use balsa_store::{Config, Handle};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -18,17 +20,29 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest that anything is waited for: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ports that were free a moment ago.
-pub fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+/// Addresses that nobody else uses, also not while a replica on them is stopped: on a loopback address of this
+/// process's own, so that neither another process nor an outgoing connection takes them.
+pub fn own_addresses(count: usize) -> Vec<SocketAddr> {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = [127, 64 | high, middle, low];
+    let mut given = GIVEN.lock().unwrap();
+    let mut addresses = Vec::new();
+    while addresses.len() < count {
+        let listener = std::net::TcpListener::bind(SocketAddr::from((own, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        if given.insert(address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// A cluster of three, each replica of which can be stopped and started.
 pub struct Cluster {
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     pub configs: Vec<Config>,
     pub replicas: Vec<Option<Handle>>,
 }
@@ -38,7 +52,7 @@ impl Cluster {
     pub async fn start(adjust: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let configs = configs(dir.path(), adjust);
-        let mut cluster = Self { dir, configs, replicas: vec![None, None, None] };
+        let mut cluster = Self { _dir: dir, configs, replicas: vec![None, None, None] };
         for number in 0..3 {
             cluster.run(number).await;
         }
@@ -47,18 +61,18 @@ impl Cluster {
 
     /// Starts a replica.
     pub async fn run(&mut self, number: usize) {
-        // The port of one that was just stopped may be taken for a moment.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match balsa_store::start(self.configs[number].clone(), CancellationToken::new()).await {
-                Ok(handle) => return self.replicas[number] = Some(handle),
-                Err(error) if Instant::now() < deadline => {
-                    eprintln!("replica {number} does not start yet: {error:#}");
-                    sleep(Duration::from_millis(100)).await;
-                }
-                Err(error) => panic!("replica {number} does not start: {error:#}"),
-            }
-        }
+        // What holds the database of one that was just stopped (a call in flight) may end a moment later.
+        let config = &self.configs[number];
+        let started = eventually("a replica starts", async || {
+            let started = balsa_store::start(config.clone(), CancellationToken::new()).await;
+            started.inspect_err(|error| eprintln!("replica {number} does not start yet: {error:#}")).ok()
+        });
+        self.replicas[number] = Some(started.await);
+    }
+
+    /// A running replica.
+    pub fn replica(&self, number: usize) -> &Replica {
+        &self.replicas[number].as_ref().unwrap().replica
     }
 
     /// Stops a replica.
@@ -87,7 +101,7 @@ impl Cluster {
 
 /// The flags of three replicas on free ports.
 pub fn configs(dir: &std::path::Path, adjust: impl Fn(&mut Config)) -> Vec<Config> {
-    let ports = free_ports(9);
+    let ports = own_addresses(9);
     let cluster: Vec<String> = (0..3).map(|n| format!("store{}=http://{}", n + 1, ports[n * 3 + 1])).collect();
     let config = |n: usize| {
         let mut config = Config::single(dir.join(format!("store{}", n + 1)));
@@ -150,12 +164,18 @@ impl Client {
 
     /// A watch stream with one watcher that was confirmed.
     pub async fn watch(&mut self, create: WatchCreateRequest) -> Watching {
+        self.try_watch(create).await.unwrap()
+    }
+
+    /// The same of a replica that may be dead.
+    pub async fn try_watch(&mut self, create: WatchCreateRequest) -> Result<Watching, tonic::Status> {
         let (requests, receiver) = mpsc::channel(16);
-        requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await.unwrap();
-        let answers = self.watch.watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let created = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        requests.try_send(created).unwrap();
+        let answers = self.watch.watch(ReceiverStream::new(receiver)).await?.into_inner();
         let mut watching = Watching { requests, answers };
-        assert!(watching.next().await.created);
-        watching
+        assert!(watching.try_next().await?.created);
+        Ok(watching)
     }
 }
 
@@ -167,7 +187,13 @@ pub struct Watching {
 
 impl Watching {
     pub async fn next(&mut self) -> WatchResponse {
-        tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("a watch response").unwrap().unwrap()
+        self.try_next().await.unwrap()
+    }
+
+    /// The same of a replica that may die.
+    pub async fn try_next(&mut self) -> Result<WatchResponse, tonic::Status> {
+        let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("a watch response")?;
+        answer.ok_or_else(|| tonic::Status::unavailable("the watch has ended"))
     }
 
     /// Events until there are `count`, as (key, value or nothing, revision).

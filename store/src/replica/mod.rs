@@ -1,0 +1,295 @@
+//! One replica: proposing writes, making reads linearizable, passing on what only the leader can do.
+//!
+//! A write is answered after a majority has it synced and this cluster's leader applied it.
+
+mod applied;
+mod leases;
+mod propose;
+mod reads;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_proto::etcd::etcdserverpb::{LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader};
+use balsa_proto::raft::forward_request::Kind;
+use bytes::Bytes;
+use openraft::ReadPolicy;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+pub use applied::Applied;
+
+use crate::command::{Command, Outcome};
+use crate::config::Config;
+use crate::disk::state::State;
+use crate::error::{Fault, Refusal};
+use crate::metrics::Metrics;
+use crate::raft::network::Network;
+use crate::raft::{Members, Raft};
+use crate::watch::hub::Hub;
+
+/// Who leads, as this replica sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// The leader's id.
+    pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+}
+
+/// A running replica.
+pub struct Replica {
+    config: Config,
+    id: u64,
+    cluster_id: u64,
+    members: Members,
+    raft: Raft,
+    network: Network,
+    applied: Arc<Applied>,
+    leadership: watch::Sender<Leadership>,
+    reads: mpsc::Sender<oneshot::Sender<Result<(), Status>>>,
+    writes: tokio::sync::Semaphore,
+    client_urls: Mutex<BTreeMap<u64, String>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+/// What a [`Replica`] is made of.
+pub struct Parts {
+    /// As given.
+    pub config: Config,
+    /// This member.
+    pub id: u64,
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The members of `--initial-cluster`.
+    pub members: Members,
+    /// Consensus.
+    pub raft: Raft,
+    /// The way to the peers.
+    pub network: Network,
+    /// What was applied.
+    pub applied: Arc<Applied>,
+    /// Figures.
+    pub metrics: Metrics,
+    /// How clients reach this replica.
+    pub client_url: String,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+impl Replica {
+    /// Puts the parts together and starts the task that makes reads linearizable.
+    pub fn start(parts: Parts) -> Arc<Self> {
+        let Parts { config, id, cluster_id, members, raft, network, applied, metrics, client_url, stop } = parts;
+        let (reads, waiting) = mpsc::channel(16_384);
+        let writes = tokio::sync::Semaphore::new(config.max_pending_writes);
+        let leadership = watch::Sender::new(Leadership::default());
+        let client_urls = Mutex::new(BTreeMap::from([(id, client_url)]));
+        let replica = Arc::new(Self {
+            config, id, cluster_id, members, raft, network, applied, leadership, reads, writes, client_urls, metrics, stop,
+        });
+        tokio::spawn(replica.clone().confirm_reads(waiting));
+        tokio::spawn(replica.clone().follow_raft());
+        tokio::spawn(replica.clone().learn_client_urls());
+        replica
+    }
+
+    /// This member's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The largest request, bytes.
+    pub fn max_request_bytes(&self) -> usize {
+        self.config.max_request_bytes
+    }
+
+    /// Whether peers and clients need certificates.
+    pub fn uses_tls(&self) -> bool {
+        self.config.tls.is_some()
+    }
+
+    /// Consensus.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The key space.
+    pub fn state(&self) -> &State {
+        &self.applied.state
+    }
+
+    /// What watchers follow.
+    pub fn hub(&self) -> &Hub {
+        &self.applied.hub
+    }
+
+    /// Figures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Cancelled when the replica stops.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    /// Whether this replica leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.leadership.borrow().leader == Some(self.id)
+    }
+
+    /// The log here: the last index that was cut off (0 if none), and the newest.
+    pub fn log_indexes(&self) -> (u64, u64) {
+        use openraft::async_runtime::watch::WatchReceiver as _;
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        (seen.purged.map_or(0, |id| id.index()), seen.last_log_index.unwrap_or(0))
+    }
+
+    /// The members, with what is known of their client URLs.
+    pub fn members(&self) -> Members {
+        let mut members = self.members.clone();
+        for (id, url) in self.client_urls.lock().iter() {
+            if let Some(peer) = members.get_mut(id) {
+                peer.client_url.clone_from(url);
+            }
+        }
+        members
+    }
+
+    /// A header at `revision`.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        let raft_term = self.leadership.borrow().term;
+        ResponseHeader { cluster_id: self.cluster_id, member_id: self.id, revision, raft_term }
+    }
+
+    /// A header at the revision that this replica is at.
+    pub fn header_now(&self) -> ResponseHeader {
+        self.header(self.hub().position().revision)
+    }
+
+    /// What a follower passed on to this replica.
+    pub async fn serve_forwarded(&self, kind: i32, body: Bytes) -> Result<Bytes, Status> {
+        let deadline = Instant::now() + self.config.request_timeout();
+        match Kind::try_from(kind) {
+            Ok(Kind::Propose) => {
+                // Looked at before it gets into the log: an entry that cannot be decoded would stop every replica.
+                Command::decode(body.clone()).map_err(|fault| Status::invalid_argument(fault.0))?;
+                match self.propose_here(body, deadline).await? {
+                    Outcome::Refused(refusal) => Err(refusal.into()),
+                    outcome => outcome.encode().ok_or_else(|| Status::internal("an outcome without an encoding")),
+                }
+            }
+            Ok(Kind::ReadIndex) => {
+                let read = self.read_index_here(ReadPolicy::ReadIndex);
+                let index = tokio::time::timeout_at(deadline, read).await.map_err(|_| Refusal::Timeout)??;
+                Ok(balsa_proto::raft::LogId { term: self.leadership.borrow().term, index }.encode_to_vec().into())
+            }
+            Ok(Kind::LeaseKeepAlive) => {
+                let request = LeaseKeepAliveRequest::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Ok(self.keep_alive_here(request).await?.encode_to_vec().into())
+            }
+            Ok(Kind::LeaseTimeToLive) => {
+                let request = LeaseTimeToLiveRequest::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Ok(self.time_to_live_here(request).await?.encode_to_vec().into())
+            }
+            Ok(Kind::ClientUrl) => {
+                let url = self.client_urls.lock().get(&self.id).cloned().unwrap_or_default();
+                Ok(url.into_bytes().into())
+            }
+            Ok(Kind::Unknown) | Err(_) => Err(Status::unimplemented("a forwarded request of an unknown kind")),
+        }
+    }
+
+    /// Publishes who leads, and stops the replica when consensus has stopped.
+    async fn follow_raft(self: Arc<Self>) {
+        use openraft::async_runtime::watch::WatchReceiver as _;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let (now, running, committed) = {
+                let seen = metrics.borrow_watched();
+                let now = Leadership { leader: seen.current_leader, term: seen.current_term };
+                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()))
+            };
+            self.metrics.committed.set(i64::try_from(committed).unwrap_or(i64::MAX));
+            let changed = self.leadership.send_if_modified(|known| {
+                let changed = *known != now;
+                if known.leader != now.leader && now.leader.is_some() {
+                    self.metrics.leader_changes.inc();
+                }
+                *known = now;
+                changed
+            });
+            if changed {
+                self.metrics.has_leader.set(i64::from(now.leader.is_some()));
+                self.metrics.is_leader.set(i64::from(now.leader == Some(self.id)));
+                let name = now.leader.and_then(|id| self.members.get(&id)).map(|peer| peer.name.as_str());
+                tracing::info!(leader = name, term = now.term, "leadership");
+            }
+            if let Err(fatal) = running {
+                if !self.stop.is_cancelled() {
+                    tracing::error!(%fatal, "consensus has stopped; this replica stops");
+                }
+                self.stop.cancel();
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = metrics.changed() => if changed.is_err() {
+                    self.stop.cancel();
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Asks the other members how clients reach them: the membership knows only their peer URLs.
+    async fn learn_client_urls(self: Arc<Self>) {
+        loop {
+            for (id, _) in self.members.iter().filter(|(id, _)| **id != self.id) {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                if let Ok(url) = self.forward(*id, Kind::ClientUrl, Bytes::new(), deadline).await
+                    && let Ok(url) = String::from_utf8(url.to_vec())
+                {
+                    self.client_urls.lock().insert(*id, url);
+                }
+            }
+            let known = self.client_urls.lock().len() == self.members.len();
+            let pause = Duration::from_secs(if known { 60 } else { 1 });
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+fn internal(fault: Fault) -> Status {
+    Status::internal(fault.0)
+}
+
+fn is_not_leader(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message() == Refusal::NotLeader.to_string()
+}
