@@ -30,6 +30,8 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let store = Arc::new(MemoryStore::default());
+        // History from before this apiserver: what it cannot have heard of.
+        store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
         let caches = Caches::new(&stored_kinds());
         let api = Arc::new(Api {
             store: store.clone(),
@@ -48,6 +50,8 @@ impl Server {
             openapi: misc::OpenApi::default(),
             address: "127.0.0.1:6443".into(),
         };
+        let written = store.revision().await.unwrap();
+        assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let server = Self { rest: Arc::new(rest), store, _stop: stop.drop_guard() };
         server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         server
