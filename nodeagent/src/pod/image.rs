@@ -70,7 +70,10 @@ pub fn invalid(image: &str) -> Option<&'static str> {
         return Some("invalid reference format");
     }
     let mut parts: Vec<&str> = name.split('/').collect();
-    if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
+    let is_host = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.contains(['.', ':']) || part == "localhost"
+    };
+    if parts.len() > 1 && is_host(parts[0]) {
         parts.remove(0);
     }
     if parts.iter().any(|part| part.bytes().any(|b| b.is_ascii_uppercase())) {

@@ -40,7 +40,11 @@ impl TryFrom<&goldenscript::Command> for Line {
     type Error = Box<dyn Error>;
 
     fn try_from(command: &goldenscript::Command) -> Result<Self, Self::Error> {
-        let args = command.args.iter().map(|argument| (argument.key.clone(), argument.value.clone()));
+        let args = command.args.iter().map(|argument| match argument {
+            goldenscript::Argument::KeyValue(key, value) => (Some(key.clone()), value.clone()),
+            goldenscript::Argument::Positional(value) => (None, value.clone()),
+            other => (None, other.to_string()),
+        });
         Ok(Self { name: command.name.clone(), args: args.collect() })
     }
 }

@@ -157,7 +157,8 @@ impl Bench {
 
     async fn until(&self, what: &str, holds: impl Fn(&PodStatus) -> bool) {
         for _ in 0..6000 {
-            if holds(&self.api.status.lock()) {
+            let status = self.api.status.lock().clone();
+            if holds(&status) {
                 return;
             }
             self.live(Duration::from_millis(100)).await;
