@@ -33,6 +33,15 @@ pub fn time(text: Option<&str>) -> Option<Timestamp> {
     (parsed.as_second() > 0).then_some(parsed)
 }
 
+/// When a container was made; the epoch where the engine does not say.
+fn created_at(found: &ContainerInspectResponse) -> Timestamp {
+    // bollard's type for this field changes with its features, and another package of a workspace may switch them on.
+    // What goes over the wire is the same text with all of them.
+    let only = ContainerInspectResponse { created: found.created.clone(), ..ContainerInspectResponse::default() };
+    let wire = serde_json::to_value(only).unwrap_or_default();
+    time(wire["Created"].as_str()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 /// A container, from `inspect`. `image_id` is the digest reference where one is known.
 pub fn container(
     found: &ContainerInspectResponse,
@@ -40,7 +49,7 @@ pub fn container(
     oom: Option<OomVerdict>,
 ) -> RuntimeResult<ContainerStatus> {
     let identity = identity(found)?;
-    let created_at = time(found.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let created_at = created_at(found);
     let state = found.state.clone().unwrap_or_default();
     Ok(ContainerStatus {
         id: found.id.clone().unwrap_or_default(),
@@ -114,7 +123,7 @@ pub fn sandbox(found: &ContainerInspectResponse, ips: Option<Vec<IpAddr>>) -> Ru
         attempt: identity.attempt,
         ready: running && has_network,
         ips: ips.unwrap_or_default(),
-        created_at: time(found.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
+        created_at: created_at(found),
     })
 }
 
@@ -194,6 +203,14 @@ mod tests {
         assert_eq!(time(Some("0001-01-01T00:00:00Z")), None);
         assert_eq!(time(Some("soon")), None);
         assert_eq!(time(Some("2026-01-01T00:00:00.25Z")), Some(at("2026-01-01T00:00:00.25Z")));
+    }
+
+    #[test]
+    fn the_time_of_creation_is_read_whatever_its_type_is_here() {
+        let wire = serde_json::json!({"Created": "2026-01-01T00:00:00.25Z"});
+        let found: ContainerInspectResponse = serde_json::from_value(wire).expect("an answer");
+        assert_eq!(created_at(&found), at("2026-01-01T00:00:00.25Z"));
+        assert_eq!(created_at(&ContainerInspectResponse::default()), Timestamp::UNIX_EPOCH);
     }
 
     #[test]
