@@ -6,8 +6,8 @@ use clap::Parser as _;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // openraft tells every message at info.
-    telemetry::init_with("info,openraft=warn");
+    // openraft tells every message at info, and of a peer that is gone with each attempt at warn.
+    telemetry::init_with("info,openraft=error");
     let config = Config::parse();
     balsa_store::run(config, shutdown::on_signal()?).await
 }

@@ -3,7 +3,7 @@
 //! A peer's address is a name that is resolved anew at each connect. Two connections per peer: appends and snapshots
 //! must not hold up heartbeats, votes and forwarded requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ struct Inner {
     cluster: u64,
     identity: Option<TlsIdentity>,
     channels: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
+    /// Peers that did not take the last append stream.
+    silent: Mutex<BTreeSet<u64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +68,7 @@ enum Lane {
 impl Network {
     /// Connects to nobody yet.
     pub fn new(me: u64, cluster: u64, identity: Option<TlsIdentity>) -> Self {
-        Self { inner: Arc::new(Inner { me, cluster, identity, channels: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { me, cluster, identity, channels: Mutex::default(), silent: Mutex::default() }) }
     }
 
     fn channel(&self, target: u64, url: &str, lane: Lane) -> Result<Channel, Fault> {
@@ -106,6 +108,16 @@ impl Network {
         metadata.insert(CLUSTER_HEADER, self.inner.cluster.into());
         metadata.insert(TARGET_HEADER, target.into());
         request
+    }
+
+    /// Says once that a peer is gone, and once that it is back.
+    fn heard(&self, peer: u64, error: Option<&RPCError<TypeConfig>>) {
+        let mut silent = self.inner.silent.lock();
+        match error {
+            Some(error) if silent.insert(peer) => tracing::warn!(peer, %error, "a peer cannot be reached"),
+            None if silent.remove(&peer) => tracing::info!(peer, "a peer is reached again"),
+            _ => {}
+        }
     }
 
     /// Passes a client's request on to `target`; the status is the target's, or `Unavailable` from the transport.
@@ -181,53 +193,68 @@ impl Link {
         Ok(request)
     }
 
-    async fn append<'s, S>(
-        &'s mut self,
-        input: S,
-    ) -> Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>
+    /// Appends, and their answers in the same order. The call is made with the first request: openraft paces the
+    /// requests after failures, so that a peer which is down is not asked in a busy loop.
+    fn append<S>(&self, mut input: S) -> BoxStream<'static, Appended>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let unanswered = Arc::new(AtomicI64::new(0));
-        let sent = unanswered.clone();
-        let requests = tokio_stream::StreamExt::map_while(input, move |request| {
-            sent.fetch_add(1, Ordering::AcqRel);
-            codec::wire_append(request).ok()
-        });
-        let mut client = self.client()?;
-        let call = client.append(self.network.request(self.target, requests));
-        let answers = match tokio::time::timeout(APPEND_PATIENCE, call).await {
-            Ok(answers) => answers.map_err(unreachable)?.into_inner(),
-            Err(_) => return Err(self.timed_out()),
+        let (network, target, client) = (self.network.clone(), self.target, self.client());
+        let begun = async move {
+            let Some(first) = input.next().await else { return futures::stream::empty().boxed() };
+            let begun = match client {
+                Ok(client) => begin(&network, target, client, futures::stream::iter([first]).chain(input)).await,
+                Err(error) => Err(error),
+            };
+            network.heard(target, begun.as_ref().err());
+            begun.unwrap_or_else(|error| futures::stream::iter([Err(error)]).boxed())
         };
-        let (me, target) = (self.network.inner.me, self.target);
-        let stream = futures::stream::unfold(Some(answers), move |answers| {
-            let unanswered = unanswered.clone();
-            async move {
-                let mut answers = answers?;
-                loop {
-                    let waiting = unanswered.load(Ordering::Acquire) > 0;
-                    match tokio::time::timeout(APPEND_PATIENCE, answers.message()).await {
-                        Ok(Ok(Some(answer))) => {
-                            unanswered.fetch_sub(1, Ordering::AcqRel);
-                            let result = codec::from_wire_append_result(answer);
-                            let more = result.is_ok().then_some(answers);
-                            return Some((Ok(result), more));
-                        }
-                        Ok(Ok(None)) => return None,
-                        Ok(Err(status)) => return Some((Err(unreachable(status)), None)),
-                        Err(_) if waiting => return Some((Err(append_timeout(me, target)), None)),
-                        Err(_) => {}
+        futures::stream::once(begun).flatten().boxed()
+    }
+}
+
+type Appended = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
+async fn begin(
+    network: &Network,
+    target: u64,
+    mut client: RaftClient<Channel>,
+    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+) -> Result<BoxStream<'static, Appended>, RPCError<TypeConfig>> {
+    let me = network.inner.me;
+    let unanswered = Arc::new(AtomicI64::new(0));
+    let sent = unanswered.clone();
+    let requests = tokio_stream::StreamExt::map_while(input, move |request| {
+        sent.fetch_add(1, Ordering::AcqRel);
+        codec::wire_append(request).ok()
+    });
+    let call = client.append(network.request(target, requests));
+    let answers = match tokio::time::timeout(APPEND_PATIENCE, call).await {
+        Ok(answers) => answers.map_err(unreachable)?.into_inner(),
+        Err(_) => return Err(append_timeout(me, target)),
+    };
+    let stream = futures::stream::unfold(Some(answers), move |answers| {
+        let unanswered = unanswered.clone();
+        async move {
+            let mut answers = answers?;
+            loop {
+                let waiting = unanswered.load(Ordering::Acquire) > 0;
+                match tokio::time::timeout(APPEND_PATIENCE, answers.message()).await {
+                    Ok(Ok(Some(answer))) => {
+                        unanswered.fetch_sub(1, Ordering::AcqRel);
+                        let result = codec::from_wire_append_result(answer);
+                        let more = result.is_ok().then_some(answers);
+                        return Some((Ok(result), more));
                     }
+                    Ok(Ok(None)) => return None,
+                    Ok(Err(status)) => return Some((Err(unreachable(status)), None)),
+                    Err(_) if waiting => return Some((Err(append_timeout(me, target)), None)),
+                    Err(_) => {}
                 }
             }
-        });
-        Ok(stream.boxed())
-    }
-
-    fn timed_out(&self) -> RPCError<TypeConfig> {
-        append_timeout(self.network.inner.me, self.target)
-    }
+        }
+    });
+    Ok(stream.boxed())
 }
 
 fn append_timeout(id: u64, target: u64) -> RPCError<TypeConfig> {
@@ -248,7 +275,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let mut answers = self.append(futures::stream::iter([rpc])).await?;
+        let mut answers = self.append(futures::stream::iter([rpc]));
         match answers.next().await {
             Some(answer) => Ok(answer?.into()),
             None => Err(RPCError::Network(NetworkError::from_string("the peer closed the append stream"))),
@@ -266,7 +293,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        Box::pin(self.append(input))
+        Box::pin(std::future::ready(Ok(self.append(input))))
     }
 
     async fn vote(

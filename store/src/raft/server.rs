@@ -89,7 +89,9 @@ impl RaftService for PeerService {
             Ok(result) => Ok(codec::wire_append_result(&result)),
             Err(fatal) => Err(stopped(fatal)),
         });
-        Ok(Response::new(answers.boxed()))
+        // A peer that has nothing to send would keep the stream, and with it this replica's databases, open.
+        let stop = self.replica.stop().clone();
+        Ok(Response::new(answers.take_until(async move { stop.cancelled().await }).boxed()))
     }
 
     async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
@@ -121,7 +123,10 @@ impl RaftService for PeerService {
         tokio::fs::create_dir_all(&path).await?;
         let dir = SnapshotDir::adopt(path);
         tracing::info!(index = meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
-        receive(&mut pieces, dir.path()).await?;
+        tokio::select! {
+            received = receive(&mut pieces, dir.path()) => received?,
+            () = self.replica.stop().cancelled() => return Err(stopped("in the middle of a snapshot")),
+        }
         let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(dir) };
         let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         answer(&response.vote)
