@@ -75,7 +75,10 @@ impl RaftService for PeerService {
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
         self.admit(&request)?;
-        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
+        // A peer that has nothing to send would keep the stream, and with it this replica's databases, open.
+        let stop = self.replica.stop().clone();
+        let received = request.into_inner().take_until(stop.cancelled_owned());
+        let requests = tokio_stream::StreamExt::map_while(received, |request| {
             match request.map(codec::from_wire_append) {
                 Ok(Ok(request)) => Some(request),
                 Ok(Err(fault)) => {
@@ -89,9 +92,7 @@ impl RaftService for PeerService {
             Ok(result) => Ok(codec::wire_append_result(&result)),
             Err(fatal) => Err(stopped(fatal)),
         });
-        // A peer that has nothing to send would keep the stream, and with it this replica's databases, open.
-        let stop = self.replica.stop().clone();
-        Ok(Response::new(answers.take_until(async move { stop.cancelled().await }).boxed()))
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {

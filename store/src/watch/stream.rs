@@ -75,7 +75,11 @@ impl WatchStream {
 
     async fn send(&self, revision: i64, response: WatchResponse) -> Result<(), Ended> {
         let header = Some(self.replica.header(revision));
-        self.answers.send(Ok(WatchResponse { header, ..response })).await.map_err(|_| Ended)
+        tokio::select! {
+            sent = self.answers.send(Ok(WatchResponse { header, ..response })) => sent.map_err(|_| Ended),
+            // A client that does not read must not keep a stopping replica.
+            () = self.replica.stop().cancelled() => Err(Ended),
+        }
     }
 
     async fn request(&mut self, request: WatchRequest) -> Result<(), Ended> {
