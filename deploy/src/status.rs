@@ -126,7 +126,8 @@ fn text<'a>(value: &'a Value, otherwise: &'a str) -> &'a str {
 fn write_leaders(out: &mut String, leases: &Value) {
     writeln!(out, "\n{:<28}{:<28}{}", "LEADER OF", "HOLDER", "RENEWED").ok();
     for lease in items(leases) {
-        let holder = text(&lease["spec"]["holderIdentity"], "");
+        // `scheduler1_<uuid>`: the process, and which of its lives.
+        let holder = text(&lease["spec"]["holderIdentity"], "").split('_').next().unwrap_or_default();
         writeln!(
             out,
             "{:<28}{:<28}{}",

@@ -34,9 +34,11 @@ answer = stream(
 )
 assert answer.strip() == "42", answer
 
+# From the present revision on, so that the deletion cannot be missed however quick it is.
+revision = core.list_namespaced_pod(namespace).metadata.resource_version
 core.delete_namespaced_pod("py", namespace)
 for event in watch.Watch().stream(
-    core.list_namespaced_pod, namespace, label_selector="app=py", timeout_seconds=60
+    core.list_namespaced_pod, namespace, label_selector="app=py", resource_version=revision, timeout_seconds=60
 ):
     if event["type"] == "DELETED":
         break
