@@ -177,6 +177,9 @@ impl FakeApi {
                 if let Some(value) = condition(self) {
                     return value;
                 }
+                // What the condition itself wrote is no reason to ask it again: that would be a busy loop, and every
+                // turn of it would wake every watch.
+                revision.mark_unchanged();
                 // Requests that change nothing do not move the revision.
                 let _ = tokio::time::timeout(std::time::Duration::from_millis(50), revision.changed()).await;
             }
