@@ -28,6 +28,20 @@ pub enum PkiError {
         /// The library's words.
         source: rcgen::Error,
     },
+    /// The certificate library keeps one organization per subject, and the last would win silently.
+    #[error("cannot make a certificate for {holder} with {groups} groups: at most one fits")]
+    Groups {
+        /// Whose certificate.
+        holder: String,
+        /// How many were asked for.
+        groups: usize,
+    },
+    /// A leaf can name one group only.
+    #[error("the certificate for {holder} cannot name more than one group")]
+    SeveralGroups {
+        /// Whose certificate.
+        holder: String,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     File {
@@ -96,13 +110,20 @@ impl Authority {
     }
 
     /// Issues a leaf for `actor`, good as client and, under each of `hosts` (names or addresses), as server.
-    /// Returns certificate and key, PEM.
+    /// Returns certificate and key, PEM. An actor with more than one group is refused.
     pub fn issue(&self, actor: &Actor, hosts: &[String]) -> Result<(String, String), PkiError> {
+        if actor.groups.len() > 1 {
+            return Err(PkiError::Groups { holder: actor.user.clone(), groups: actor.groups.len() });
+        }
         let error = || certificate_error(&actor.user);
         let key = KeyPair::generate().map_err(error())?;
         let mut params = CertificateParams::new(hosts.to_vec()).map_err(error())?;
         params.distinguished_name.push(DnType::CommonName, actor.user.clone());
-        for group in &actor.groups {
+        // The library's names hold one value per type: a second organization would silently replace the first.
+        if actor.groups.len() > 1 {
+            return Err(PkiError::SeveralGroups { holder: actor.user.clone() });
+        }
+        if let Some(group) = actor.groups.first() {
             params.distinguished_name.push(DnType::OrganizationName, group.clone());
         }
         params.not_before = date_time_ymd(2024, 1, 1);
@@ -156,10 +177,21 @@ mod tests {
     fn a_leaf_says_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::open_or_create(dir.path()).unwrap();
-        let actor = Actor { user: "system:node:n1".into(), groups: vec!["system:nodes".into(), "extra".into()] };
+        let actor = Actor { user: "system:node:n1".into(), groups: vec!["system:nodes".into()] };
         let files = authority.issue_files(dir.path(), "n1", &actor, &["n1".into()]).unwrap();
         let identity = files.load().unwrap();
         assert_eq!(Actor::from_certificate(identity.certificate()).unwrap(), actor);
+        let two = Actor { groups: vec!["system:nodes".into(), "extra".into()], ..actor };
+        let refused = authority.issue(&two, &[]).map(|_| ());
+        assert!(matches!(refused, Err(PkiError::Groups { groups: 2, .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_second_group_is_refused_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(dir.path()).unwrap();
+        let actor = Actor { user: "u".into(), groups: vec!["a".into(), "b".into()] };
+        assert!(matches!(authority.issue(&actor, &[]), Err(PkiError::SeveralGroups { .. })));
     }
 
     #[test]
