@@ -7,6 +7,7 @@
 //! The store knows bytes, revisions and leases. It does not know what a pod is.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod command;
 pub mod config;

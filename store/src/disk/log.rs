@@ -205,7 +205,9 @@ impl Writer {
             let mut next = Some(first);
             let mut prepared = Ok(());
             while let Some(request) = next {
-                prepared = prepared.and(self.add(request, &mut batch, &mut done, &mut bytes));
+                // Also after a failure: whoever waits has to be in `done`.
+                let added = self.add(request, &mut batch, &mut done, &mut bytes);
+                prepared = prepared.and(added);
                 next = if bytes < GROUP_BYTES { self.queue.try_recv().ok() } else { None };
             }
             let result = prepared.and_then(|()| self.write(batch, done.len()));

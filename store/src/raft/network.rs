@@ -111,11 +111,11 @@ impl Network {
     }
 
     /// Says once that a peer is gone, and once that it is back.
-    fn heard(&self, peer: u64, error: Option<&RPCError<TypeConfig>>) {
+    fn heard(&self, target: u64, peer: &str, error: Option<&RPCError<TypeConfig>>) {
         let mut silent = self.inner.silent.lock();
         match error {
-            Some(error) if silent.insert(peer) => tracing::warn!(peer, %error, "a peer cannot be reached"),
-            None if silent.remove(&peer) => tracing::info!(peer, "a peer is reached again"),
+            Some(error) if silent.insert(target) => tracing::warn!(peer, %error, "a peer cannot be reached"),
+            None if silent.remove(&target) => tracing::info!(peer, "a peer is reached again"),
             _ => {}
         }
     }
@@ -199,14 +199,14 @@ impl Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let (network, target, client) = (self.network.clone(), self.target, self.client());
+        let (network, target, name, client) = (self.network.clone(), self.target, self.peer.name.clone(), self.client());
         let begun = async move {
             let Some(first) = input.next().await else { return futures::stream::empty().boxed() };
             let begun = match client {
                 Ok(client) => begin(&network, target, client, futures::stream::iter([first]).chain(input)).await,
                 Err(error) => Err(error),
             };
-            network.heard(target, begun.as_ref().err());
+            network.heard(target, &name, begun.as_ref().err());
             begun.unwrap_or_else(|error| futures::stream::iter([Err(error)]).boxed())
         };
         futures::stream::once(begun).flatten().boxed()

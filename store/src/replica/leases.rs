@@ -22,7 +22,7 @@ impl Replica {
     pub async fn keep_alive(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Status> {
         let body: Bytes = request.encode_to_vec().into();
         let mut answer = self
-            .at_leader(Kind::LeaseKeepAlive, body, || self.keep_alive_here(request), |data| LeaseKeepAliveResponse::decode(data))
+            .at_leader(Kind::LeaseKeepAlive, body, || self.keep_alive_here(request), LeaseKeepAliveResponse::decode)
             .await?;
         answer.header = Some(self.header_now());
         Ok(answer)
@@ -32,7 +32,7 @@ impl Replica {
     pub async fn time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
         let body: Bytes = request.encode_to_vec().into();
         let mut answer = self
-            .at_leader(Kind::LeaseTimeToLive, body, || self.time_to_live_here(request), |data| LeaseTimeToLiveResponse::decode(data))
+            .at_leader(Kind::LeaseTimeToLive, body, || self.time_to_live_here(request), LeaseTimeToLiveResponse::decode)
             .await?;
         answer.header = Some(self.header_now());
         Ok(answer)
