@@ -136,7 +136,7 @@ pub fn image_of(package: &str) -> String {
 
 fn service(package: &str, binary: &Path) -> Result<Image> {
     let path = format!("/{package}");
-    let mut image = Image::new(&image_of(package), &[&path]).change("ENV RUST_LOG=info,openraft=warn");
+    let mut image = Image::new(&image_of(package), &[&path]).change("ENV RUST_LOG=info,openraft=error");
     image.file(&path, binary)?;
     image.folder("tmp", 0o1777)?;
     Ok(image)

@@ -3,8 +3,7 @@
 use balsa_tests::Cluster;
 
 /// (what is wrong, manifest, a part of the message)
-const MANIFESTS: [(&str, &str, &str); 6] = [
-    ("unknown kind", "{apiVersion: v1, kind: Pot, metadata: {name: x}}", "no matches for kind \"Pot\" in version \"v1\""),
+const MANIFESTS: [(&str, &str, &str); 5] = [
     (
         "bad quantity",
         "{apiVersion: v1, kind: Pod, metadata: {name: bad-input}, spec: {containers: [{name: c, image: i, resources: {limits: {cpu: much}}}]}}",

@@ -76,7 +76,7 @@ fn what_it_waits_for_is_said_and_it_goes_on_when_it_comes() {
     let namespace = cluster.namespace("missing");
     let ns = namespace.name.as_str();
     let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: wants}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, \
-        image: 'balsa/busybox:1', command: [sh, -c, 'echo $COLOUR; cat /etc/settings/size; sleep 1000'], \
+        image: 'balsa/busybox:1', command: [sh, -c, 'echo $COLOUR; cat /etc/settings/size; echo; sleep 1000'], \
         env: [{name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}], \
         volumeMounts: [{name: v, mountPath: /etc/settings}]}], volumes: [{name: v, configMap: {name: settings}}]}}";
     cluster.kubectl_with_input(&["apply", "-n", ns], manifest);
@@ -88,7 +88,7 @@ fn what_it_waits_for_is_said_and_it_goes_on_when_it_comes() {
     cluster.wait_phase(ns, "wants", "Running");
     wait_for("both values in the log", Duration::from_secs(20), || {
         let log = cluster.kubectl_ok(&["logs", "wants", "-n", ns]);
-        if log == "green\n12" { Ok(()) } else { Err(log) }
+        if log == "green\n12\n" { Ok(()) } else { Err(log) }
     });
 }
 

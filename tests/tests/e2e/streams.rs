@@ -73,7 +73,9 @@ fn forward(cluster: &Cluster, ns: &str) {
     let mut child =
         cluster.kubectl_command(&["port-forward", "s", ":8080", "-n", ns]).stdout(Stdio::piped()).spawn().expect("kubectl");
     let mut first = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut first).expect("a line");
+    // Kept open: kubectl ends when it cannot print.
+    let mut said = BufReader::new(child.stdout.take().expect("piped"));
+    said.read_line(&mut first).expect("a line");
     let port: u16 = first.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{first}"));
     for _ in 0..3 {
         let page = wait_for("the page through the tunnel", Duration::from_secs(20), || ask(port).map_err(|error| error.to_string()));
