@@ -28,14 +28,6 @@ pub enum PkiError {
         /// The library's words.
         source: rcgen::Error,
     },
-    /// The certificate library keeps one organization per subject, and the last would win silently.
-    #[error("cannot make a certificate for {holder} with {groups} groups: at most one fits")]
-    Groups {
-        /// Whose certificate.
-        holder: String,
-        /// How many were asked for.
-        groups: usize,
-    },
     /// A leaf can name one group only.
     #[error("the certificate for {holder} cannot name more than one group")]
     SeveralGroups {
@@ -112,9 +104,6 @@ impl Authority {
     /// Issues a leaf for `actor`, good as client and, under each of `hosts` (names or addresses), as server.
     /// Returns certificate and key, PEM. An actor with more than one group is refused.
     pub fn issue(&self, actor: &Actor, hosts: &[String]) -> Result<(String, String), PkiError> {
-        if actor.groups.len() > 1 {
-            return Err(PkiError::Groups { holder: actor.user.clone(), groups: actor.groups.len() });
-        }
         let error = || certificate_error(&actor.user);
         let key = KeyPair::generate().map_err(error())?;
         let mut params = CertificateParams::new(hosts.to_vec()).map_err(error())?;
@@ -181,9 +170,6 @@ mod tests {
         let files = authority.issue_files(dir.path(), "n1", &actor, &["n1".into()]).unwrap();
         let identity = files.load().unwrap();
         assert_eq!(Actor::from_certificate(identity.certificate()).unwrap(), actor);
-        let two = Actor { groups: vec!["system:nodes".into(), "extra".into()], ..actor };
-        let refused = authority.issue(&two, &[]).map(|_| ());
-        assert!(matches!(refused, Err(PkiError::Groups { groups: 2, .. })), "{refused:?}");
     }
 
     #[test]
