@@ -66,6 +66,8 @@ fn remove_cgroups(layout: &Layout) {
     let roots = hierarchies.flatten().map(|entry| entry.path()).chain([std::path::PathBuf::from("/sys/fs/cgroup")]);
     for root in roots {
         remove_empty_tree(&root.join("balsa").join(&layout.cluster));
+        // Other clusters' folders keep it.
+        fs::remove_dir(root.join("balsa")).ok();
     }
 }
 
