@@ -120,6 +120,8 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .expect("kubectl");
+        // The comment keeps older kubectls from taking a manifest in flow style for JSON.
+        let input = format!("# a manifest\n{input}");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads its input");
         child.wait_with_output().expect("kubectl").into()
     }
