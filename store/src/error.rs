@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 #[error("{0}")]
 pub struct Fault(pub String);
 
-impl From<rocksdb::Error> for Fault {
-    fn from(error: rocksdb::Error) -> Self {
+impl From<crate::disk::engine::Error> for Fault {
+    fn from(error: crate::disk::engine::Error) -> Self {
         Self(format!("the database failed: {error}"))
     }
 }

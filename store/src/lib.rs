@@ -19,7 +19,10 @@ pub mod metrics;
 pub mod mvcc;
 pub mod raft;
 pub mod replica;
+pub mod rt;
 pub mod server;
+#[cfg(test)]
+mod sim;
 pub mod watch;
 
 pub use config::Config;

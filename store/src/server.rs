@@ -173,7 +173,7 @@ async fn open_disk(root: PathBuf, metrics: Metrics) -> anyhow::Result<(State, Lo
     opened.await?
 }
 
-fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Config> {
+pub(crate) fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Config> {
     let raft = openraft::Config {
         cluster_name: format!("balsa-{cluster_id:x}"),
         heartbeat_interval: config.heartbeat_interval,
@@ -196,11 +196,12 @@ fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Con
 
 /// The first start of a cluster. Every member may do it, because all do the same; the first by name begins, so that
 /// they do not compete, and the others only when it does not appear.
-async fn bootstrap(replica: Arc<Replica>, members: Members) -> anyhow::Result<()> {
+pub(crate) async fn bootstrap(replica: Arc<Replica>, members: Members) -> anyhow::Result<()> {
     let first = members.values().map(|peer| peer.name.as_str()).min() == Some(replica.config().name.as_str());
     let mut patience = if first { Duration::ZERO } else { Duration::from_secs(3) };
     loop {
         tokio::select! {
+            biased;
             () = replica.stop().cancelled() => return Ok(()),
             () = tokio::time::sleep(patience) => {}
         }
@@ -220,11 +221,12 @@ async fn bootstrap(replica: Arc<Replica>, members: Members) -> anyhow::Result<()
 }
 
 /// Removes from disk what was compacted, behind the writes.
-async fn compact(replica: Arc<Replica>, applied: Arc<Applied>) -> anyhow::Result<()> {
+pub(crate) async fn compact(replica: Arc<Replica>, applied: Arc<Applied>) -> anyhow::Result<()> {
     let mut compacted = applied.compactions();
     compacted.mark_changed();
     loop {
         tokio::select! {
+            biased;
             () = replica.stop().cancelled() => return Ok(()),
             changed = compacted.changed() => changed?,
         }
@@ -233,7 +235,7 @@ async fn compact(replica: Arc<Replica>, applied: Arc<Applied>) -> anyhow::Result
             continue;
         }
         let (state, stop) = (replica.state().clone(), replica.stop().clone());
-        let cleaned = tokio::task::spawn_blocking(move || checkpoint::clean(&state, revision, || stop.is_cancelled()));
+        let cleaned = crate::rt::blocking(move || checkpoint::clean(&state, revision, || stop.is_cancelled()));
         match cleaned.await? {
             Ok(()) => tracing::debug!(revision, "compacted"),
             Err(fault) => tracing::error!(%fault, revision, "compaction failed; it is tried again with the next one"),

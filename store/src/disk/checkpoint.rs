@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rocksdb::WriteBatch;
-use rocksdb::checkpoint::Checkpoint;
+use super::engine::WriteBatch;
+use super::engine::checkpoint::Checkpoint;
 
-use super::keys;
+use super::{engine, files, keys};
 use super::state::{CLEANED, KEYS, META, REVISIONS, State, unlogged};
 use super::view::family;
 use crate::error::Fault;
@@ -32,8 +32,8 @@ impl SnapshotDir {
 
 impl Drop for SnapshotDir {
     fn drop(&mut self) {
-        if self.0.exists()
-            && let Err(error) = std::fs::remove_dir_all(&self.0)
+        if files::exists(&self.0)
+            && let Err(error) = files::remove_dir(&self.0)
         {
             tracing::warn!(%error, dir = %self.0.display(), "cannot remove a snapshot");
         }
@@ -43,8 +43,8 @@ impl Drop for SnapshotDir {
 /// Copies the state, as it is now, to `root/name`. The caller sees to it that nothing is applied meanwhile.
 pub fn create(state: &State, name: &str) -> Result<SnapshotDir, Fault> {
     let path = state.root().join(name);
-    if path.exists() {
-        std::fs::remove_dir_all(&path).map_err(|error| Fault(format!("cannot remove an old snapshot: {error}")))?;
+    if files::exists(&path) {
+        files::remove_dir(&path).map_err(|error| Fault(format!("cannot remove an old snapshot: {error}")))?;
     }
     let opened = state.current();
     Checkpoint::new(opened.db())?.create_checkpoint(&path)?;
@@ -83,17 +83,17 @@ pub fn clean(state: &State, compacted: i64, cancelled: impl Fn() -> bool) -> Res
     Ok(db.write_opt(write, &unlogged())?)
 }
 
-type Families<'a> = (&'a rocksdb::ColumnFamily, &'a rocksdb::ColumnFamily);
+type Families<'a> = (&'a engine::ColumnFamily, &'a engine::ColumnFamily);
 
 fn remove_superseded(
-    db: &rocksdb::DB,
+    db: &engine::DB,
     (versions, revisions): Families<'_>,
     key: &[u8],
     compacted: i64,
     write: &mut WriteBatch,
 ) -> Result<(), Fault> {
     let prefix = keys::prefix(key);
-    let mut options = rocksdb::ReadOptions::default();
+    let mut options = engine::ReadOptions::default();
     options.set_iterate_upper_bound(keys::past(&prefix));
     let mut iterator = db.raw_iterator_cf_opt(versions, options);
     iterator.seek(keys::at_or_below(&prefix, compacted));
@@ -105,6 +105,8 @@ fn remove_superseded(
         // at `compacted` itself must hear of it.
         let keep = newest && (!tombstone || main == compacted);
         newest = false;
+        #[cfg(test)]
+        let keep = keep && !crate::sim::broken(crate::sim::Mutation::CompactTooMuch);
         if !keep {
             write.delete_cf(versions, encoded);
             write.delete_cf(revisions, keys::revision(main, sub));

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamilyDescriptor, DB, WriteBatch, WriteOptions};
+use super::engine::{ColumnFamilyDescriptor, DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::options;
+use super::{engine, files, options};
 use super::view::family;
 use crate::error::Fault;
 
@@ -58,7 +58,7 @@ impl LogDisk {
     pub fn open(root: &Path, observe: impl Fn(Synced) + Send + 'static) -> Result<Self, Fault> {
         let families = [ColumnFamilyDescriptor::new(ENTRIES, options::log_family())];
         let dir = root.join("log");
-        std::fs::create_dir_all(&dir)
+        files::make_dir(&dir)
             .map_err(|error| Fault(format!("cannot make the directory {}: {error}", dir.display())))?;
         let db = DB::open_cf_descriptors(&options::log(), &dir, families).map_err(|error| {
             Fault(format!("cannot open the raft log in {}: {error} (a torn tail would have been cut)", dir.display()))
@@ -68,10 +68,7 @@ impl LogDisk {
         let committed = Arc::<Mutex<_>>::default();
         let noted = committed.clone();
         let writer = Writer { db: db.clone(), queue, committed: noted, observe: Box::new(observe), broken: None };
-        std::thread::Builder::new()
-            .name("raft-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| Fault(format!("cannot start the log's thread: {error}")))?;
+        writer.start()?;
         let log = Self { db, requests, committed };
         if let Some((first, last)) = log.bounds()? {
             // The newest entries are the ones that a crash could have hurt: look at each before anyone relies on them.
@@ -150,7 +147,7 @@ impl LogDisk {
 
     /// The entries `from..to` that are on disk, each checked; stops at the first gap.
     pub fn read(&self, from: u64, to: u64) -> Result<Vec<Bytes>, Fault> {
-        let mut options = rocksdb::ReadOptions::default();
+        let mut options = engine::ReadOptions::default();
         options.set_iterate_upper_bound(to.to_be_bytes().to_vec());
         let mut iterator = self.db.raw_iterator_cf_opt(family(&self.db, ENTRIES)?, options);
         iterator.seek(from.to_be_bytes());
@@ -189,6 +186,9 @@ fn checksum(index: u64, entry: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// A batch, who waits for it, and whether it could be put together.
+type Group = (WriteBatch, Vec<Done>, Result<(), Fault>);
+
 struct Writer {
     db: Arc<DB>,
     queue: mpsc::Receiver<Request>,
@@ -199,26 +199,71 @@ struct Writer {
 }
 
 impl Writer {
+    #[cfg(not(test))]
+    fn start(self) -> Result<(), Fault> {
+        let started = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || self.run());
+        started.map(drop).map_err(|error| Fault(format!("cannot start the log's thread: {error}")))
+    }
+
+    #[cfg(not(test))]
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let (mut batch, mut done, mut bytes) = (WriteBatch::default(), Vec::new(), 0);
-            let mut next = Some(first);
-            let mut prepared = Ok(());
-            while let Some(request) = next {
-                // Also after a failure: whoever waits has to be in `done`.
-                let added = self.add(request, &mut batch, &mut done, &mut bytes);
-                prepared = prepared.and(added);
-                next = if bytes < GROUP_BYTES { self.queue.try_recv().ok() } else { None };
-            }
-            let result = prepared.and_then(|()| self.write(batch, done.len()));
-            if let Err(fault) = &result
-                && self.broken.is_none()
-            {
-                tracing::error!(%fault, "the raft log cannot be written; this replica stops");
-                self.broken = Some(fault.clone());
-            }
-            done.into_iter().for_each(|done| done(result.clone()));
+            let group = self.group(first);
+            self.commit(group);
         }
+    }
+
+    /// The same on a simulated disk, whose time passes before the write, and between it and its confirmation.
+    #[cfg(test)]
+    fn start(mut self) -> Result<(), Fault> {
+        crate::rt::spawn(async move {
+            while let Some(first) = self.queue.recv().await {
+                crate::sim::disk::seek().await;
+                let group = self.group(first);
+                if crate::sim::broken(crate::sim::Mutation::AckBeforeSync) {
+                    let (batch, done, prepared) = group;
+                    let waiting = done.len();
+                    done.into_iter().for_each(|done| done(Ok(())));
+                    crate::sim::disk::sync().await;
+                    self.commit((batch, Vec::with_capacity(waiting), prepared));
+                    continue;
+                }
+                let (batch, done, prepared) = group;
+                let result = prepared.and_then(|()| self.write(batch, done.len()));
+                crate::sim::disk::sync().await;
+                self.confirm(done, &result);
+            }
+        });
+        Ok(())
+    }
+
+    /// Everything that waits already, up to a limit, shares one write and one sync.
+    fn group(&mut self, first: Request) -> Group {
+        let (mut batch, mut done, mut bytes) = (WriteBatch::default(), Vec::new(), 0);
+        let mut next = Some(first);
+        let mut prepared = Ok(());
+        while let Some(request) = next {
+            // Also after a failure: whoever waits has to be in `done`.
+            let added = self.add(request, &mut batch, &mut done, &mut bytes);
+            prepared = prepared.and(added);
+            next = if bytes < GROUP_BYTES { self.queue.try_recv().ok() } else { None };
+        }
+        (batch, done, prepared)
+    }
+
+    fn commit(&mut self, (batch, done, prepared): Group) {
+        let result = prepared.and_then(|()| self.write(batch, done.len()));
+        self.confirm(done, &result);
+    }
+
+    fn confirm(&mut self, done: Vec<Done>, result: &Result<(), Fault>) {
+        if let Err(fault) = result
+            && self.broken.is_none()
+        {
+            tracing::error!(%fault, "the raft log cannot be written; this replica stops");
+            self.broken = Some(fault.clone());
+        }
+        done.into_iter().for_each(|done| done(result.clone()));
     }
 
     fn add(&self, request: Request, batch: &mut WriteBatch, done: &mut Vec<Done>, bytes: &mut usize) -> Result<(), Fault> {
@@ -236,10 +281,20 @@ impl Writer {
                 done.push(then);
             }
             Request::Vote { vote, done: then } => {
+                #[cfg(test)]
+                if crate::sim::broken(crate::sim::Mutation::LoseVote) {
+                    done.push(then);
+                    return Ok(());
+                }
                 batch.put(VOTE, vote);
                 done.push(then);
             }
             Request::TruncateFrom { index, done: then } => {
+                #[cfg(test)]
+                if crate::sim::broken(crate::sim::Mutation::KeepTruncated) {
+                    done.push(then);
+                    return Ok(());
+                }
                 batch.delete_range_cf(entries, index.to_be_bytes(), u64::MAX.to_be_bytes());
                 done.push(then);
             }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use rocksdb::{Cache, ColumnFamilyDescriptor, DB, FlushOptions, WriteBatch, WriteOptions};
+use super::engine::{Cache, ColumnFamilyDescriptor, DB, FlushOptions, WriteBatch, WriteOptions};
 
 use super::view::{DiskView, family};
-use super::{keys, options};
+use super::{files, keys, options};
 use crate::error::Fault;
 use crate::mvcc::Position;
 use crate::mvcc::writer::Changes;
@@ -55,7 +55,7 @@ impl Drop for Opened {
     fn drop(&mut self) {
         drop(self.db.take());
         if self.doomed.load(Ordering::Acquire)
-            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+            && let Err(error) = files::remove_dir(&self.dir)
         {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a state that a snapshot replaced");
         }
@@ -112,12 +112,12 @@ impl State {
     /// Opens the state under `root`, or makes an empty one. Leftovers of interrupted snapshots are removed.
     pub fn open(root: &Path) -> Result<Self, Fault> {
         let failed = |error: std::io::Error| Fault(format!("cannot use the data directory {}: {error}", root.display()));
-        std::fs::create_dir_all(root).map_err(failed)?;
+        files::make_dir(root).map_err(failed)?;
         let pointer = root.join(POINTER);
-        let name = match std::fs::read_to_string(&pointer) {
+        let name = match files::read(&pointer) {
             Ok(name) => name.trim().to_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                super::replace_file(&pointer, b"state-0").map_err(failed)?;
+                files::replace_file(&pointer, b"state-0").map_err(failed)?;
                 "state-0".to_owned()
             }
             Err(error) => return Err(failed(error)),
@@ -126,15 +126,12 @@ impl State {
             .strip_prefix("state-")
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| Fault(format!("{} names no state: {name:?}", pointer.display())))?;
-        for entry in std::fs::read_dir(root).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
+        for file in files::list(root).map_err(failed)? {
             let leftover = file.starts_with("snapshot-")
                 || file.starts_with("incoming-")
-                || (file.starts_with("state-") && *file != *name);
+                || (file.starts_with("state-") && file != name);
             if leftover {
-                std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+                files::remove_dir(&root.join(file)).map_err(failed)?;
             }
         }
         let cache = Cache::new_lru_cache(options::STATE_CACHE);
@@ -198,6 +195,10 @@ impl State {
                 write.delete_cf(attached, place);
             }
         }
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::SplitApplied) {
+            db.write_opt(std::mem::take(&mut write), &unlogged())?;
+        }
         write.put_cf(meta, POSITION, encode_position(batch.position));
         write.put_cf(meta, APPLIED, batch.applied);
         if let Some(membership) = batch.membership {
@@ -229,10 +230,10 @@ impl State {
         let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let name = format!("state-{generation}");
         let dir = self.inner.root.join(&name);
-        std::fs::rename(received, &dir).map_err(failed)?;
-        super::sync_dir(&self.inner.root).map_err(failed)?;
+        files::rename(received, &dir).map_err(failed)?;
+        files::sync_dir(&self.inner.root).map_err(failed)?;
         let opened = open(&dir, &self.inner.cache)?;
-        super::replace_file(&self.inner.root.join(POINTER), name.as_bytes()).map_err(failed)?;
+        files::replace_file(&self.inner.root.join(POINTER), name.as_bytes()).map_err(failed)?;
         let old = std::mem::replace(&mut *self.inner.current.write(), Arc::new(opened));
         old.doomed.store(true, Ordering::Release);
         Ok(())

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
+use super::engine::{ColumnFamily, DB, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
 
-use super::keys;
+use super::{engine, keys};
 use super::state::{ATTACHED, KEYS, LEASES, META, POSITION, REVISIONS};
 use crate::error::Fault;
 use crate::mvcc::{Change, End, KeyRange, LeaseRecord, Position, Version, View, Visit};
@@ -52,7 +52,7 @@ impl<'a> DiskView<'a> {
     }
 
     /// A point read.
-    pub fn get(&self, name: &str, key: &[u8]) -> Result<Option<rocksdb::DBPinnableSlice<'a>>, Fault> {
+    pub fn get(&self, name: &str, key: &[u8]) -> Result<Option<engine::DBPinnableSlice<'a>>, Fault> {
         Ok(self.db.get_pinned_cf_opt(family(self.db, name)?, key, &self.read_options())?)
     }
 

@@ -24,8 +24,8 @@ async fn read<T: Send + 'static>(
         return Ok(replica.state().read(read)?);
     }
     let state = replica.state().clone();
-    let done = tokio::task::spawn_blocking(move || state.read(read)).await;
-    Ok(done.map_err(|error| Status::internal(error.to_string()))??)
+    let done = crate::rt::blocking(move || state.read(read)).await;
+    Ok(done.map_err(Refusal::from)??)
 }
 
 #[tonic::async_trait]

@@ -66,9 +66,10 @@ impl Lease for Service {
         self.replica.metrics().count("LeaseKeepAlive");
         let (sender, answers) = mpsc::channel(16);
         let (replica, mut requests) = (self.replica.clone(), request.into_inner());
-        tokio::spawn(async move {
+        crate::rt::spawn(async move {
             loop {
                 let request = tokio::select! {
+                    biased;
                     () = replica.stop().cancelled() => return,
                     request = requests.message() => request,
                 };

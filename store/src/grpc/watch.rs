@@ -23,7 +23,7 @@ impl Watch for Service {
         let (sender, answers) = mpsc::channel(ANSWERS);
         let interval = Duration::from_secs(self.replica.config().watch_progress_notify_interval.max(1));
         let stream = WatchStream::new(self.replica.clone(), sender);
-        tokio::spawn(stream.run(request.into_inner(), interval));
+        crate::rt::spawn(stream.run(request.into_inner(), interval));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }

@@ -20,6 +20,7 @@ pub async fn run(replica: Arc<Replica>) {
     let mut led = replica.leadership();
     loop {
         tokio::select! {
+            biased;
             () = replica.stop().cancelled() => return,
             changed = led.changed() => {
                 if changed.is_err() {

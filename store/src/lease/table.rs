@@ -59,6 +59,12 @@ impl Table {
         }
     }
 
+    /// Leads without giving any lease its time again; what [`Self::promote`] is there to prevent.
+    #[cfg(test)]
+    pub fn promote_as_granted(&mut self) {
+        self.leading = true;
+    }
+
     /// This replica leads no longer.
     pub fn demote(&mut self) {
         self.leading = false;

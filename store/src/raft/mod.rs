@@ -5,7 +5,12 @@
 
 pub mod codec;
 pub mod log_store;
+#[cfg(not(test))]
 pub mod network;
+#[cfg(test)]
+#[path = "../sim/network.rs"]
+pub mod network;
+pub mod runtime;
 pub mod server;
 pub mod state_machine;
 
@@ -24,6 +29,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Peer,
         LeaderId = LeaderId<u64, u64>,
+        AsyncRuntime = runtime::Runtime,
 );
 
 /// openraft's handle.

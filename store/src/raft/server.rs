@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use balsa_process::identity::Actor;
 use balsa_proto::raft::raft_server::Raft as RaftService;
 use balsa_proto::raft::{AppendRequest, AppendResponse, ForwardRequest, Payload, SnapshotChunk};
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -141,10 +141,13 @@ impl RaftService for PeerService {
     }
 }
 
-/// Writes the files of a snapshot to `dir`, checked and synced.
-async fn receive(pieces: &mut Streaming<SnapshotChunk>, dir: &Path) -> Result<(), Status> {
+/// Writes the files of a snapshot to `dir`, checked and synced; whatever does not make sense is refused.
+pub async fn receive(
+    pieces: &mut (impl Stream<Item = Result<SnapshotChunk, Status>> + Unpin),
+    dir: &Path,
+) -> Result<(), Status> {
     let mut open: Option<(tokio::fs::File, crc32fast::Hasher)> = None;
-    while let Some(piece) = pieces.message().await? {
+    while let Some(piece) = pieces.next().await.transpose()? {
         if !piece.file.is_empty() {
             let plain = piece.file.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
             if !plain || piece.file.starts_with('.') || open.is_some() {
@@ -169,6 +172,6 @@ async fn receive(pieces: &mut Streaming<SnapshotChunk>, dir: &Path) -> Result<()
     if open.is_some() {
         return Err(Status::aborted("the snapshot ended in the middle of a file"));
     }
-    crate::disk::sync_dir(dir)?;
+    crate::disk::files::sync_dir(dir)?;
     Ok(())
 }

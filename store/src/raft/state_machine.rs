@@ -122,6 +122,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::ApplyTwice) {
+            let before = |id: LogId| super::log_id(id.committed_leader_id().term, id.index().saturating_sub(1));
+            return Ok((self.applied.map(before), self.membership.clone()));
+        }
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -150,14 +155,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Taken here, where nothing is applied meanwhile; the copy is hard links. The flush makes sure that the log
         // before it may be purged.
         let (state, index) = (self.state.clone(), self.applied.map_or(0, |id| id.index()));
-        let made = tokio::task::spawn_blocking(move || {
+        let made = crate::rt::blocking(move || {
             state.flush(index)?;
             checkpoint::create(&state, &format!("snapshot-{index}-{number}"))
         });
-        let made = match made.await {
-            Ok(made) => made.map(Arc::new),
-            Err(error) => Err(Fault(format!("the snapshot's thread failed: {error}"))),
-        };
+        let made = made.await.flatten().map(Arc::new);
         if let Ok(dir) = &made {
             self.snapshot = Some((meta.clone(), dir.clone()));
         }
@@ -167,11 +169,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Arc<SnapshotDir>) -> io::Result<()> {
         let state = self.state.clone();
         let number = self.snapshots_made.fetch_add(1, Ordering::Relaxed);
-        let installed = tokio::task::spawn_blocking(move || {
+        let installed = crate::rt::blocking(move || {
             state.replace(snapshot.path())?;
             checkpoint::create(&state, &format!("snapshot-installed-{number}"))
         });
-        let copy = installed.await.map_err(io::Error::other)??;
+        let copy = installed.await??;
         self.reload()?;
         if self.applied != meta.last_log_id {
             return Err(io::Error::other(format!(

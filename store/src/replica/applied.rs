@@ -1,14 +1,13 @@
 //! What applied entries are told to: watchers, leases, the follower of compactions.
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::disk::state::State;
 use crate::lease::table::Table;
 use crate::mvcc::writer::Changes;
 use crate::mvcc::Position;
 use crate::raft::state_machine::Observer;
+use crate::rt::{Instant, watch};
 use crate::watch::hub::Hub;
 
 /// What applied entries are told to; shared by the state machine and the replica.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -31,6 +31,7 @@ use crate::error::{Fault, Refusal};
 use crate::metrics::Metrics;
 use crate::raft::network::Network;
 use crate::raft::{Members, Raft};
+use crate::rt::{self, watch};
 use crate::watch::hub::Hub;
 
 /// Who leads, as this replica sees it.
@@ -94,9 +95,9 @@ impl Replica {
         let replica = Arc::new(Self {
             config, id, cluster_id, members, raft, network, applied, leadership, reads, writes, client_urls, metrics, stop,
         });
-        tokio::spawn(replica.clone().confirm_reads(waiting));
-        tokio::spawn(replica.clone().follow_raft());
-        tokio::spawn(replica.clone().learn_client_urls());
+        rt::spawn(replica.clone().confirm_reads(waiting));
+        rt::spawn(replica.clone().follow_raft());
+        rt::spawn(replica.clone().learn_client_urls());
         replica
     }
 
@@ -256,6 +257,7 @@ impl Replica {
                 return;
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 changed = metrics.changed() => if changed.is_err() {
                     self.stop.cancel();
@@ -279,6 +281,7 @@ impl Replica {
             let known = self.client_urls.lock().len() == self.members.len();
             let pause = Duration::from_secs(if known { 60 } else { 1 });
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }

@@ -72,6 +72,7 @@ impl Replica {
     pub(super) async fn await_leader(&self, deadline: Instant) -> Result<u64, Status> {
         let mut leadership = self.leadership.subscribe();
         let known = tokio::select! {
+            biased;
             known = tokio::time::timeout_at(deadline, leadership.wait_for(|now| now.leader.is_some())) => known,
             () = self.stop.cancelled() => return Err(Refusal::Stopped.into()),
         };

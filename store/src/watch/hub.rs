@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::mvcc::{Change, End, KeyRange, Position};
+use crate::rt::watch;
 
 /// Bounds of the ring.
 const RING_CHANGES: usize = 20_000;
@@ -114,6 +115,8 @@ impl Default for Hub {
 impl Hub {
     /// Takes in what was just applied. The state on disk already has it.
     pub fn publish(&self, changes: Vec<Change>, position: Position, index: u64) {
+        #[cfg(test)]
+        let changes = forgotten(changes);
         let mut inner = self.inner.lock();
         inner.position = position;
         if !changes.is_empty() {
@@ -132,8 +135,17 @@ impl Hub {
         (inner.changes, inner.bytes) = (0, 0);
         inner.complete_from = position.revision + 1;
         inner.position = position;
-        inner.exact.values().flatten().for_each(|(_, signal)| signal.mark(unseen));
-        inner.ranges.values().for_each(|(_, signal)| signal.mark(unseen));
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::SilentSnapshot) {
+            drop(inner);
+            self.applied.send_replace(Applied { index, position });
+            return;
+        }
+        // In the order of their registrations, not of the map.
+        let mut signals: Vec<_> = inner.exact.values().flatten().map(|(id, signal)| (*id, signal)).collect();
+        signals.extend(inner.ranges.iter().map(|(id, (_, signal))| (*id, signal)));
+        signals.sort_by_key(|(id, _)| *id);
+        signals.iter().for_each(|(_, signal)| signal.mark(unseen));
         drop(inner);
         self.applied.send_replace(Applied { index, position });
     }
@@ -203,4 +215,13 @@ impl Hub {
         let inner = self.inner.lock();
         inner.ranges.len() + inner.exact.values().map(Vec::len).sum::<usize>()
     }
+}
+
+/// What a store that is broken on purpose tells its watchers.
+#[cfg(test)]
+fn forgotten(mut changes: Vec<Change>) -> Vec<Change> {
+    if crate::sim::broken(crate::sim::Mutation::DropWatchEvent) && crate::sim::world::chance(30) {
+        changes.pop();
+    }
+    changes
 }

@@ -8,9 +8,10 @@ use balsa_proto::etcd::etcdserverpb::{
     WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
 use balsa_proto::etcd::mvccpb::Event;
+use futures::stream::{Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::hub::{Signal, Taken};
 use super::watchers::{Watcher, Watchers, watched_range};
@@ -43,7 +44,11 @@ impl WatchStream {
     }
 
     /// Serves until the client ends the stream or the replica stops.
-    pub async fn run(mut self, mut requests: Streaming<WatchRequest>, progress_interval: Duration) {
+    pub async fn run(
+        mut self,
+        mut requests: impl Stream<Item = Result<WatchRequest, Status>> + Unpin,
+        progress_interval: Duration,
+    ) {
         let mut progress = tokio::time::interval(progress_interval);
         progress.tick().await;
         let (stop, signal) = (self.replica.stop().clone(), self.signal.clone());
@@ -52,9 +57,9 @@ impl WatchStream {
             let served = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                request = requests.message() => match request {
-                    Ok(Some(request)) => self.request(request).await,
-                    Ok(None) | Err(_) => break,
+                request = requests.next() => match request {
+                    Some(Ok(request)) => self.request(request).await,
+                    None | Some(Err(_)) => break,
                 },
                 () = signal.wait() => self.live().await,
                 _ = progress.tick() => self.progress_round().await,
@@ -76,6 +81,7 @@ impl WatchStream {
     async fn send(&self, revision: i64, response: WatchResponse) -> Result<(), Ended> {
         let header = Some(self.replica.header(revision));
         tokio::select! {
+            biased;
             sent = self.answers.send(Ok(WatchResponse { header, ..response })) => sent.map_err(|_| Ended),
             // A client that does not read must not keep a stopping replica.
             () = self.replica.stop().cancelled() => Err(Ended),
@@ -185,11 +191,7 @@ impl WatchStream {
             let (range, from, previous) = (watcher.range.clone(), watcher.next, watcher.previous);
             let state = self.replica.state().clone();
             let read = move || state.read(|view| read_step(view, &range, from, previous));
-            let step = match tokio::task::spawn_blocking(read).await {
-                Ok(step) => step,
-                Err(error) => Err(Fault(error.to_string())),
-            };
-            match step {
+            match crate::rt::blocking(read).await.flatten() {
                 Ok(Step::Compacted { compacted, revision }) => self.compacted(id, compacted, revision).await?,
                 Ok(Step::Changes { changes, up_to, current }) => {
                     let Some(watcher) = self.watchers.get_mut(id) else { continue };

@@ -4,7 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
+mod damage;
+mod faults;
+#[path = "../history/mod.rs"]
+mod history;
 mod model;
 mod process;
+mod properties;
+mod recorded;
 mod semantics;
 mod support;

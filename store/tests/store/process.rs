@@ -14,26 +14,52 @@ const WRITERS: usize = 6;
 /// The last key that is written.
 const END: &str = "w-end";
 
-struct Process(Child);
+/// A replica in a process of its own.
+pub struct Process(Child);
 
 impl Process {
-    fn start(config: &Config) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_balsa-store"))
+    pub fn start(config: &Config) -> Self {
+        Self(Self::command(config).stderr(Stdio::inherit()).spawn().unwrap())
+    }
+
+    /// One whose last words are wanted.
+    pub fn start_quietly(config: &Config) -> Self {
+        Self(Self::command(config).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn command(config: &Config) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_balsa-store"));
+        command
             .args(["--name", &config.name, "--initial-cluster", &config.initial_cluster])
             .arg("--data-dir")
             .arg(&config.data_dir)
             .args(["--listen-client", &config.listen_client.to_string()])
             .args(["--listen-peer", &config.listen_peer.to_string()])
             .args(["--listen-metrics", &config.listen_metrics.to_string()])
-            .args(["--snapshot-count", "200", "--snapshot-catchup-entries", "50", "--request-timeout", "20000"])
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self(child)
+            .args(["--snapshot-count", "200", "--snapshot-catchup-entries", "50", "--request-timeout", "20000"]);
+        command
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// What it said, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<String> {
+        use std::io::Read as _;
+        self.0.try_wait().unwrap()?;
+        let mut said = String::new();
+        if let Some(mut from) = self.0.stderr.take() {
+            from.read_to_string(&mut said).unwrap();
+        }
+        if let Some(mut from) = self.0.stdout.take() {
+            from.read_to_string(&mut said).unwrap();
+        }
+        Some(said)
     }
 
     /// SIGKILL.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -108,7 +134,8 @@ async fn follow(urls: &[String]) -> Vec<(String, i64)> {
     unreachable!("the turns do not end")
 }
 
-async fn leader(urls: &[String]) -> usize {
+/// The replica that leads.
+pub async fn leader(urls: &[String]) -> usize {
     eventually("somebody leads", async || {
         for (number, url) in urls.iter().enumerate() {
             if let Ok(status) = Client::new(url).maintenance.status(StatusRequest {}).await {

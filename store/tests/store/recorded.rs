@@ -1,0 +1,288 @@
+//! Clients of real processes that note everything they ask and are told, and watchers that note what they hear: what
+//! [`crate::history`] checks.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use balsa_proto::etcd::etcdserverpb as etcd;
+use balsa_proto::etcd::mvccpb::KeyValue;
+use etcd::request_op::Request as Wanted;
+use etcd::response_op::Response as Given;
+use tonic::{Code, Status};
+
+use crate::history::{Answer, Call, Compare, Event, Op, Outcome, Seen, check, export};
+use crate::support::{Client, eventually};
+
+/// The last key that is written.
+pub const END: &str = "k-end";
+/// Longest that a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A revision, the key, and what it became.
+type Heard = (i64, String, Option<Seen>);
+
+/// The notes of all clients of one run.
+#[derive(Default)]
+pub struct Notes {
+    order: AtomicU64,
+    events: Mutex<Vec<Event>>,
+    acknowledged: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Numbers that look random, the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn seen(kv: KeyValue) -> (String, Seen) {
+    let seen = Seen {
+        value: text(&kv.value),
+        create: kv.create_revision,
+        modified: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+    };
+    (text(&kv.key), seen)
+}
+
+pub fn wanted(op: &Op) -> etcd::RequestOp {
+    let request = match op {
+        Op::Put { key, value, lease } => Wanted::RequestPut(etcd::PutRequest {
+            key: key.clone().into(),
+            value: value.clone().into(),
+            lease: *lease,
+            ..Default::default()
+        }),
+        Op::Delete { from, to } => Wanted::RequestDeleteRange(etcd::DeleteRangeRequest {
+            key: from.clone().into(),
+            range_end: to.clone().into(),
+            prev_kv: false,
+        }),
+        Op::Range { from, to } => Wanted::RequestRange(etcd::RangeRequest {
+            key: from.clone().into(),
+            range_end: to.clone().into(),
+            ..Default::default()
+        }),
+    };
+    etcd::RequestOp { request: Some(request) }
+}
+
+pub fn comparison(compare: &Compare) -> etcd::Compare {
+    use etcd::compare::{CompareTarget, TargetUnion};
+    let (key, target, union) = match compare {
+        Compare::Modified(key, revision) => (key, CompareTarget::Mod, TargetUnion::ModRevision(*revision)),
+        Compare::Value(key, value) => (key, CompareTarget::Value, TargetUnion::Value(value.clone().into())),
+    };
+    etcd::Compare { target: target as i32, key: key.clone().into(), target_union: Some(union), ..Default::default() }
+}
+
+async fn perform(client: &mut Client, call: &Call) -> Result<Outcome, Status> {
+    let Call::Txn { compare, then, otherwise } = call else { return Err(Status::internal("not asked here")) };
+    if compare.is_empty() && otherwise.is_empty() && then.len() == 1 {
+        let done = |header: Option<etcd::ResponseHeader>, answer| {
+            let revision = header.map_or(0, |header| header.revision);
+            Ok(Outcome::Done { revision, succeeded: true, answers: vec![answer] })
+        };
+        return match wanted(&then[0]).request {
+            Some(Wanted::RequestPut(request)) => done(client.kv.put(request).await?.into_inner().header, Answer::Put),
+            Some(Wanted::RequestDeleteRange(request)) => {
+                let response = client.kv.delete_range(request).await?.into_inner();
+                done(response.header, Answer::Deleted(response.deleted))
+            }
+            Some(Wanted::RequestRange(request)) => {
+                let response = client.kv.range(request).await?.into_inner();
+                done(response.header, Answer::Range(response.kvs.into_iter().map(seen).collect()))
+            }
+            _ => Err(Status::internal("not asked here")),
+        };
+    }
+    let ops = |ops: &[Op]| ops.iter().map(wanted).collect();
+    let request = etcd::TxnRequest {
+        compare: compare.iter().map(comparison).collect(),
+        success: ops(then),
+        failure: ops(otherwise),
+    };
+    let response = client.kv.txn(request).await?.into_inner();
+    let answers = response.responses.into_iter().map(|op| match op.response {
+        Some(Given::ResponsePut(_)) => Answer::Put,
+        Some(Given::ResponseDeleteRange(response)) => Answer::Deleted(response.deleted),
+        Some(Given::ResponseRange(response)) => Answer::Range(response.kvs.into_iter().map(seen).collect()),
+        Some(Given::ResponseTxn(_)) | None => Answer::Range(Vec::new()),
+    });
+    let answers = answers.collect();
+    Ok(Outcome::Done { revision: response.header.map_or(0, |header| header.revision), succeeded: response.succeeded, answers })
+}
+
+impl Notes {
+    fn tick(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// One call, noted.
+    pub async fn ask(&self, number: usize, client: &mut Client, call: Call) -> Option<Outcome> {
+        let called = self.tick();
+        let answer = tokio::time::timeout(PATIENCE, perform(client, &call)).await;
+        let outcome = match answer {
+            Ok(Ok(outcome)) => outcome,
+            // Nothing was sent, or nothing was proposed.
+            Ok(Err(status)) if status.message().contains("tcp connect error") => return None,
+            Ok(Err(status)) if status.message() == "etcdserver: no leader" => return None,
+            Ok(Err(status)) => {
+                assert!(
+                    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded),
+                    "{status:?}"
+                );
+                Outcome::Unknown
+            }
+            Err(_) => Outcome::Unknown,
+        };
+        let known = outcome != Outcome::Unknown;
+        let returned = if known { self.tick() } else { u64::MAX };
+        self.acknowledged.fetch_add(usize::from(known), Ordering::Relaxed);
+        let event = Event { client: number, call, called, returned, outcome: outcome.clone() };
+        self.events.lock().unwrap().push(event);
+        Some(outcome)
+    }
+
+    /// Reads and writes a few keys at whichever replica, until it is told to stop.
+    pub async fn work(&self, number: usize, urls: &[String]) {
+        let mut clients: Vec<Client> = urls.iter().map(|url| Client::new(url)).collect();
+        let (mut numbers, mut known) = (Numbers(number as u64), BTreeMap::<String, Seen>::new());
+        for turn in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let (key, value) = (format!("k{}", numbers.below(5)), format!("c{number}-{turn}"));
+            let all = Op::Range { from: "k".to_owned(), to: "l".to_owned() };
+            let put = Op::Put { key: key.clone(), value, lease: 0 };
+            let call = match numbers.below(10) {
+                0..3 => Call::one(put),
+                3..6 => Call::one(Op::Range { to: format!("{key}\0"), from: key }),
+                6 => Call::one(all),
+                7 => Call::one(Op::Delete { to: format!("{key}\0"), from: key }),
+                _ => {
+                    let modified = known.get(&key).map_or(0, |seen| seen.modified);
+                    Call::Txn { compare: vec![Compare::Modified(key, modified)], then: vec![put], otherwise: vec![all] }
+                }
+            };
+            let replica = usize::try_from(numbers.below(urls.len() as u64)).unwrap();
+            match self.ask(number, &mut clients[replica], call).await {
+                Some(Outcome::Done { answers, .. }) => {
+                    let reads = answers.into_iter().filter_map(|answer| match answer {
+                        Answer::Range(keys) if keys.len() > 1 => Some(keys),
+                        _ => None,
+                    });
+                    known = reads.last().map_or(known, |keys| keys.into_iter().collect());
+                }
+                // A dead replica refuses at once, which must not become a busy loop.
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+            tokio::time::sleep(Duration::from_millis(numbers.below(15))).await;
+        }
+    }
+
+    /// Waits until `count` more calls were answered.
+    pub async fn goes_on(&self, count: usize) {
+        let enough = self.acknowledged.load(Ordering::Relaxed) + count;
+        eventually("calls are answered", async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())).await;
+    }
+
+    /// Ends [`Self::work`] and writes [`END`]; for the watchers.
+    pub async fn end(&self, urls: &[String]) {
+        self.stop.store(true, Ordering::Relaxed);
+        let end = Call::one(Op::Put { key: END.to_owned(), value: "end".to_owned(), lease: 0 });
+        let mut turn = 0;
+        eventually("the end is written", async || {
+            turn += 1;
+            let mut client = Client::new(&urls[turn % urls.len()]);
+            matches!(self.ask(99, &mut client, end.clone()).await, Some(Outcome::Done { .. })).then_some(())
+        })
+        .await;
+    }
+
+    /// Follows all keys from the beginning, at another replica whenever one does not go on, until [`END`].
+    pub async fn follow(&self, number: usize, urls: &[String]) -> Vec<Heard> {
+        let mut heard: Vec<Heard> = Vec::new();
+        for turn in number.. {
+            let next = heard.last().map_or(2, |(revision, ..)| revision + 1);
+            let create = etcd::WatchCreateRequest {
+                key: "k".into(),
+                range_end: "l".into(),
+                start_revision: next,
+                ..Default::default()
+            };
+            let mut client = Client::new(&urls[turn % urls.len()]);
+            let begun = tokio::time::timeout(Duration::from_secs(2), client.try_watch(create)).await;
+            let Ok(Ok(mut watching)) = begun else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            while let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), watching.try_next()).await {
+                assert!(!answer.canceled, "{}", answer.cancel_reason);
+                for event in answer.events {
+                    let (deleted, kv) = (event.r#type == 1, event.kv.unwrap());
+                    let revision = kv.mod_revision;
+                    let (key, seen) = seen(kv);
+                    heard.push((revision, key, (!deleted).then_some(seen)));
+                }
+                if heard.iter().any(|(_, key, _)| key == END) {
+                    return heard;
+                }
+            }
+        }
+        unreachable!("the turns do not end")
+    }
+
+    /// The history is linearizable; what watchers heard is the same for all, and is what was acknowledged. Says how
+    /// much that was; a history that is not accepted is left behind for other checkers.
+    pub fn check(&self, heard: &[Vec<Heard>]) -> String {
+        let events = self.events.lock().unwrap();
+        if let Err(rejected) = check::linearizable(&events) {
+            let dir = std::env::temp_dir().join(format!("balsa-history-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("history.edn"), export::edn(&events)).unwrap();
+            std::fs::write(dir.join("history.json"), export::porcupine(&events)).unwrap();
+            panic!("not linearizable (see {}): {rejected:#?}", dir.display());
+        }
+        let first = &heard[0];
+        assert!(heard.iter().all(|other| other == first), "all watchers heard the same");
+        let revisions: Vec<i64> = first.iter().map(|(revision, ..)| *revision).collect();
+        assert!(revisions.is_sorted(), "in order");
+        let expected: Vec<i64> = (2..=*revisions.last().unwrap()).collect();
+        let mut distinct = revisions.clone();
+        distinct.dedup();
+        assert_eq!(distinct, expected, "without a gap");
+        let mut by_value: BTreeMap<&str, i64> = BTreeMap::new();
+        for (revision, _, seen) in first {
+            if let Some(seen) = seen {
+                assert_eq!(by_value.insert(&seen.value, *revision), None, "{} was written once", seen.value);
+            }
+        }
+        let mut acknowledged = 0;
+        for event in events.iter() {
+            let (Call::Txn { then, .. }, Outcome::Done { revision, succeeded: true, .. }) = (&event.call, &event.outcome) else {
+                continue;
+            };
+            for op in then {
+                if let Op::Put { value, .. } = op {
+                    assert_eq!(by_value.get(value.as_str()), Some(revision), "the acknowledged write of {value}");
+                    acknowledged += 1;
+                }
+            }
+        }
+        let unknown = events.iter().filter(|event| event.outcome == Outcome::Unknown).count();
+        format!("{} calls, {unknown} of unknown outcome, {acknowledged} writes acknowledged, {} changes heard", events.len(), first.len())
+    }
+}
