@@ -111,7 +111,8 @@ impl Link {
                 codec::to_json(&answer).map_err(|fault| fault.0)
             })
         });
-        let answer = wire::call(self.me, self.target, limit.max(Duration::from_millis(250)), handler).await;
+        let limit = limit.max(Duration::from_millis(250));
+        let answer = wire::call_maybe_twice(self.me, self.target, limit, handler, 20).await;
         let answer = answer.map_err(|broken| unreachable(format!("{broken:?}")))?.map_err(unreachable)?;
         codec::from_json(&answer).map_err(unreachable)
     }

@@ -59,7 +59,7 @@ fn search(from: u64, count: u64, all: bool) -> (u64, Vec<(u64, Report)>) {
 
 #[test]
 fn seeds_break_no_promise() {
-    let (from, count) = (number("BALSA_SIM_FROM").unwrap_or(1), number("BALSA_SIM_SEEDS").unwrap_or(100));
+    let (from, count) = (number("BALSA_SIM_FROM").unwrap_or(1), number("BALSA_SIM_SEEDS").unwrap_or(300));
     let began = Instant::now();
     let (calls, mut failed) = search(from, count, number("BALSA_SIM_SEEDS").is_some());
     eprintln!("{count} seeds from {from}, {calls} calls, {} failed, {:?}", failed.len(), began.elapsed());

@@ -78,7 +78,11 @@ pub async fn watch(me: usize, place: usize, notes: Shared, first: i64) {
         // Not for ever at one replica, which may be cut off without knowing.
         let patience = Duration::from_millis(2_000 + world::below(3_000));
         while let Ok(Some(Ok(response))) = timeout(patience, answers.recv()).await {
+            let canceled = response.canceled;
             next = take(me, place, &notes, next, response);
+            if canceled {
+                break;
+            }
             if world::chance(100) {
                 let ask = RequestUnion::ProgressRequest(WatchProgressRequest {});
                 let _full = requests.try_send(Ok(WatchRequest { request_union: Some(ask) }));

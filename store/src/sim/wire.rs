@@ -35,8 +35,19 @@ async fn travel(from: usize, to: usize) -> bool {
 
 /// Calls replica `to`. What was sent goes its way even when the caller is gone.
 pub async fn call<T: Send + 'static>(from: usize, to: usize, limit: Duration, handler: Handler<T>) -> Result<T, Broken> {
+    call_maybe_twice(from, to, limit, handler, 0).await
+}
+
+/// The same for what must stand being delivered twice, which happens `twice` times in a thousand: Raft's own messages.
+pub async fn call_maybe_twice<T: Send + 'static>(
+    from: usize,
+    to: usize,
+    limit: Duration,
+    handler: Handler<T>,
+    twice: u64,
+) -> Result<T, Broken> {
     let (sender, answer) = oneshot::channel();
-    let repeats = world::chance(15);
+    let repeats = world::chance(twice);
     // Not in the caller's name: a crash does not call back what is on the wire.
     tokio::spawn(async move {
         if repeats {

@@ -30,8 +30,8 @@ fn before(event: &Event) -> Option<i64> {
             Answer::Deleted(count) => *count > 0,
             Answer::Range(_) => false,
         }),
-        Call::Grant(_) => false,
-        Call::Revoke(_) | Call::Expire(_) => true,
+        // A revocation makes a revision only if the lease owned keys.
+        Call::Grant(_) | Call::Revoke(_) | Call::Expire(_) => false,
     };
     Some(revision - i64::from(wrote))
 }
