@@ -4,6 +4,7 @@
 //! `k8s-openapi`. Subresources have no operations here: no client looks for them.
 
 mod descriptions;
+pub mod gnostic;
 
 use std::collections::{BTreeMap, BTreeSet};
 

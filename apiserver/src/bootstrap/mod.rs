@@ -18,7 +18,10 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
     let mut backoff = Backoff::connection();
     while !stop.is_cancelled() {
         match once(&api).await {
-            Ok(()) => return tracing::info!("the cluster's own objects are in place"),
+            Ok(()) => {
+                api.authorizer.set_complete();
+                return tracing::info!("the cluster's own objects are in place");
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot put the cluster's own objects in place yet");
                 tokio::select! {
@@ -48,7 +51,12 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     for role in roles::all() {
         ensure(api, value::namespace(&role), &role).await?;
     }
-    Ok(())
+    let written = api.store.revision().await.map_err(|error| ApiError::unavailable(error.to_string()))?;
+    if api.caches.wait_for(written, Duration::from_secs(10)).await {
+        Ok(())
+    } else {
+        Err(ApiError::unavailable("the caches have not seen the bootstrap roles yet"))
+    }
 }
 
 /// An object by name with further members.

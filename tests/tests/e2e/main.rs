@@ -5,6 +5,5 @@ mod deployment;
 mod etcdctl;
 mod pods;
 mod python;
-mod real_etcd;
 mod store_alone;
 mod streams;
