@@ -381,6 +381,10 @@ impl Planner<'_> {
     /// Starts a container where it is its turn.
     fn keep(&mut self, unit: &Unit<'_>) {
         let name = unit.name().to_owned();
+        // The wait is raised when a start begins: until that start has ended it says nothing about this instance.
+        if self.seen.memory.busy.contains_key(&Op::Start(name.clone())) {
+            return;
+        }
         let hash = view::spec_hash(&unit.container);
         let newest = self.seen.newest(&name).cloned();
         let (attempt, raised) = match newest.as_ref().map(|newest| (newest, self.seen.standing(newest))) {
