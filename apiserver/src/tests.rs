@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::allocation::range::PortRange;
 use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
@@ -21,14 +22,14 @@ use crate::streaming::Streaming;
 use crate::watch_cache::{Caches, feed};
 use crate::{bootstrap, stored_kinds};
 
-struct Server {
-    rest: Arc<Rest>,
-    store: Arc<MemoryStore>,
+pub(crate) struct Server {
+    pub(crate) rest: Arc<Rest>,
+    pub(crate) store: Arc<MemoryStore>,
     _stop: DropGuard,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let store = Arc::new(MemoryStore::default());
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
@@ -38,7 +39,7 @@ impl Server {
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
-            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into() },
+            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
@@ -57,11 +58,11 @@ impl Server {
         server
     }
 
-    async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
         self.rest.clone().handle(peer, request).await
     }
 
-    async fn ask(&self, method: Method, path: &str, content_type: &str, body: String) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, content_type: &str, body: String) -> (u16, Value) {
         let request =
             Request::builder().method(method).uri(path).header("content-type", content_type).body(Body::from(body)).unwrap();
         let response = self.send(Peer::Loopback, request).await;
@@ -70,29 +71,29 @@ impl Server {
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(Method::GET, path, "", String::new()).await
     }
 
-    async fn create(&self, path: &str, object: Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
         let (code, value) = self.ask(Method::POST, path, "application/json", object.to_string()).await;
         assert_eq!(code, 201, "{value}");
         value
     }
 
-    async fn post(&self, path: &str, object: Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, object: Value) -> (u16, Value) {
         self.ask(Method::POST, path, "application/json", object.to_string()).await
     }
 
-    async fn put(&self, path: &str, object: &Value) -> (u16, Value) {
+    pub(crate) async fn put(&self, path: &str, object: &Value) -> (u16, Value) {
         self.ask(Method::PUT, path, "application/json", object.to_string()).await
     }
 
-    async fn patch(&self, path: &str, kind: &str, patch: Value) -> (u16, Value) {
+    pub(crate) async fn patch(&self, path: &str, kind: &str, patch: Value) -> (u16, Value) {
         self.ask(Method::PATCH, path, &format!("application/{kind}"), patch.to_string()).await
     }
 
-    async fn delete(&self, path: &str, options: Value) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str, options: Value) -> (u16, Value) {
         self.ask(Method::DELETE, path, "application/json", options.to_string()).await
     }
 
