@@ -8,6 +8,7 @@
 //! | [`pipeline`] | default → admit → validate → one store transaction |
 //! | [`admission`] | what the cluster has to say about a write |
 //! | [`allocation`] | which Service has which address and node port |
+//! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
 //! | [`watch_cache`] | present state and recent events, for lists and watches |
 //! | [`storage`] | the store, as etcd v3 |
 //! | [`bootstrap`] | what every cluster has from the start |
@@ -23,6 +24,7 @@ pub mod config;
 pub mod grpc;
 pub mod metrics;
 pub mod pipeline;
+pub mod proxy;
 pub mod rest;
 pub mod storage;
 pub mod streaming;
