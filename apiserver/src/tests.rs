@@ -252,6 +252,42 @@ async fn a_pod_is_made_bound_run_and_ended() {
 }
 
 #[tokio::test]
+async fn a_pod_is_resized_within_its_node_and_class() {
+    let server = Server::start().await;
+    server.create("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    let status = json!({"status": {"capacity": {"cpu": "2", "memory": "1Gi"}, "allocatable": {"cpu": "2", "memory": "1Gi"}}});
+    assert_eq!(server.patch("/api/v1/nodes/n1/status", "merge-patch+json", status).await.0, 200);
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "64Mi"}, "limits": {"cpu": cpu, "memory": "64Mi"}});
+    let mut sized = pod("p");
+    sized["spec"]["nodeName"] = "n1".into();
+    sized["spec"]["containers"][0]["resources"] = resources("100m");
+    server.create(PODS, sized).await;
+    let path = format!("{PODS}/p/resize");
+    let resize = |resources: Value| json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+    let strategic = "strategic-merge-patch+json";
+    let (code, resized) = server.patch(&path, strategic, resize(resources("200m"))).await;
+    assert_eq!((code, &resized["metadata"]["generation"]), (200, &json!(2)), "{resized}");
+    assert_eq!(resized["spec"]["containers"][0]["resources"], resources("200m"));
+    let (code, error) = server.patch(&path, strategic, resize(json!({"requests": {"cpu": "150m"}}))).await;
+    assert_eq!((code, error["message"].as_str().unwrap().contains("Pod QOS Class may not change as a result of resizing")), (422, true));
+    let (code, error) = server.patch(&path, strategic, resize(resources("3"))).await;
+    assert_eq!((code, error["details"]["causes"][0]["reason"].as_str()), (403, Some("NodeCapacity")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("allocatable resources: cpu, requested: 3000, allocatable: 2000"));
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1"}}});
+    server.create("/api/v1/namespaces/default/resourcequotas", quota).await;
+    let counted = json!({"status": {"hard": {"requests.cpu": "1"}, "used": {"requests.cpu": "200m"}}});
+    let quota = "/api/v1/namespaces/default/resourcequotas/q";
+    assert_eq!(server.patch(&format!("{quota}/status"), "merge-patch+json", counted).await.0, 200);
+    let written = server.store.revision().await.unwrap();
+    assert!(server.rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
+    let (code, error) = server.patch(&path, strategic, resize(resources("1500m"))).await;
+    assert_eq!((code, error["message"].as_str().unwrap().contains("exceeded quota: q, requested: requests.cpu=1300m")), (403, true), "{error}");
+    assert_eq!(server.patch(&path, strategic, resize(resources("900m"))).await.0, 200);
+    let (_, quota) = server.get(quota).await;
+    assert_eq!(quota["status"]["used"]["requests.cpu"], "900m");
+}
+
+#[tokio::test]
 async fn watches_follow_selectors_and_end_initial_states() {
     let server = Server::start().await;
     server.create(MAPS, map("a", "x")).await;
