@@ -1,5 +1,7 @@
 //! The KV service.
 
+use std::time::Duration;
+
 use balsa_proto::etcd::etcdserverpb::kv_server::Kv;
 use balsa_proto::etcd::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -18,6 +20,9 @@ use crate::mvcc::{check, range, txn};
 use crate::replica::Replica;
 use crate::replica::applied::flag;
 
+/// How long a replica that is behind a client may take to catch up.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// Reads without blocking the runtime: a key at once, anything larger on a thread for it.
 async fn read<T: Send + 'static>(
     replica: &Replica,
@@ -34,6 +39,24 @@ async fn read<T: Send + 'static>(
 
 impl Service {
     pub(super) async fn get(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
+        if !request.serializable || request.revision <= 0 {
+            return self.get_once(caller, request).await;
+        }
+        let again = request.clone();
+        match self.get_once(caller, request).await {
+            Err(status) if self.caught_up(&status).await => self.get_once(caller, again).await,
+            done => done,
+        }
+    }
+
+    /// A revision that a client learned from another replica may be ahead of this one: before a read of it is refused,
+    /// this replica catches up, if that can be done soon.
+    async fn caught_up(&self, refused: &Status) -> bool {
+        refused.message() == Refusal::FutureRevision.to_string()
+            && matches!(tokio::time::timeout(CATCH_UP, self.replica.linearize()).await, Ok(Ok(())))
+    }
+
+    async fn get_once(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
         check::range(&request)?;
         if !request.serializable {
             self.replica.linearize().await?;
@@ -85,28 +108,36 @@ impl Service {
 
     pub(super) async fn transact(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
         check::txn(&request, self.replica.config().max_txn_ops)?;
-        let mut response = if check::is_read_only(&request) {
-            if !check::is_serializable(&request) {
-                self.replica.linearize().await?;
+        if !check::is_read_only(&request) {
+            let Outcome::Txn(mut response) = self.write(caller, Command::Txn(request)).await? else {
+                return Err(wrong_outcome());
+            };
+            self.fill(&mut response.header);
+            return Ok(response);
+        }
+        if !check::is_serializable(&request) {
+            self.replica.linearize().await?;
+            return self.look(caller, request).await;
+        }
+        match self.look(caller, request.clone()).await {
+            Err(status) if self.caught_up(&status).await => self.look(caller, request).await,
+            done => done,
+        }
+    }
+
+    /// A transaction that only reads.
+    async fn look(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
+        let (applied, caller) = (self.replica.applied(), caller.clone());
+        let ledger = (applied.flags() & flag::AUTH != 0).then(|| applied.ledger());
+        let permitted_at = ledger.as_ref().map(|ledger| ledger.auth.revision());
+        let mut response = read(&self.replica, false, move |view| {
+            if let Some(ledger) = ledger {
+                admit::admit_txn(&ledger, view, &request, caller.as_ref())?;
             }
-            let (applied, caller) = (self.replica.applied(), caller.clone());
-            let ledger = (applied.flags() & flag::AUTH != 0).then(|| applied.ledger());
-            let permitted_at = ledger.as_ref().map(|ledger| ledger.auth.revision());
-            let response = read(&self.replica, false, move |view| {
-                if let Some(ledger) = ledger {
-                    admit::admit_txn(&ledger, view, &request, caller.as_ref())?;
-                }
-                txn::read_only(view, request, view.position()?)
-            })
-            .await?;
-            self.still_permitted(permitted_at)?;
-            response
-        } else {
-            match self.write(caller, Command::Txn(request)).await? {
-                Outcome::Txn(response) => response,
-                _ => return Err(wrong_outcome()),
-            }
-        };
+            txn::read_only(view, request, view.position()?)
+        })
+        .await?;
+        self.still_permitted(permitted_at)?;
         self.fill(&mut response.header);
         Ok(response)
     }

@@ -105,8 +105,11 @@ async fn three_become_four_and_three_again_while_clients_write() {
         // It stops by itself, and says why.
         let ended = cluster.replicas[leader].take().unwrap().finished().await;
         assert!(ended.unwrap_err().to_string().contains("removed from the cluster"));
-        let unknown = asked.cluster.member_remove(MemberRemoveRequest { id: 1 }).await.unwrap_err();
-        assert_eq!(unknown.message(), "etcdserver: member not found");
+        eventually("an unknown member is not found", async || {
+            let unknown = asked.cluster.member_remove(MemberRemoveRequest { id: 1 }).await.unwrap_err();
+            (unknown.message() == "etcdserver: member not found").then_some(())
+        })
+        .await;
         goes_on().await;
         stop.store(true, Ordering::Relaxed);
         survivor

@@ -305,7 +305,6 @@ fn users(ctl: &Ctl) {
     assert!(ctl.first(&["auth", "status"]).contains("Authentication Status: false"));
     ctl.first(&["user", "add", "root:top"]);
     assert!(ctl.fails(&["user", "add", "root:top"]).contains("user name already exists"));
-    assert!(ctl.fails(&["auth", "enable"]).contains("root user does not have root role"));
     ctl.first(&["user", "grant-role", "root", "root"]);
     ctl.first(&["user", "add", "alice:secret"]);
     ctl.first(&["role", "add", "reader"]);
@@ -348,7 +347,7 @@ fn check_perf(ctl: &Ctl) {
 
 fn check_datascale(ctl: &Ctl) {
     let said = ctl.says(&ctl.endpoints[0], &["check", "datascale", "--load=s", "--auto-compact=true", "--auto-defrag=true"], None);
-    assert!(said.out.contains("PASS: Approximate total memory used"), "{}{}", said.out, said.err);
+    assert!(said.out.contains("PASS: Approximate"), "{}{}", said.out, said.err);
 }
 
 fn completion(ctl: &Ctl) {

@@ -10,7 +10,7 @@ fn put_get_txn_lease_compact_and_status_work_on_any_replica() {
     for (index, endpoint) in all.iter().enumerate() {
         let key = format!("e2e/{index}");
         assert_eq!(ok(endpoint, &["put", &key, "value"], None), "OK\n");
-        for other in &all {
+        for other in all {
             assert_eq!(ok(other, &["get", &key, "--print-value-only"], None), "value\n");
         }
     }
