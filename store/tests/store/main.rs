@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod auth;
 mod cluster;
+mod http;
+mod locks;
+mod maintenance;
+mod membership;
 mod model;
 mod process;
 mod semantics;
 mod support;
+mod tools;

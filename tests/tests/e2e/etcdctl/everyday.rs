@@ -1,41 +1,16 @@
-//! etcd's own client against the running stores.
+//! What people do with etcdctl every day, at each replica.
 
-use std::process::Command;
-
-use balsa_tests::{Cluster, Said, run};
+use super::Ctl;
 
 #[test]
 fn put_get_txn_lease_compact_and_status_work_on_any_replica() {
-    let program = std::env::var_os("BALSA_TEST_ETCDCTL").expect("`cargo balsa test` says where etcdctl is");
-    let cluster = Cluster::under_test();
-    let pki = cluster.state.join("pki");
-    let all = cluster.store_endpoints();
-    let etcdctl = |endpoints: &str, words: &[&str], input: Option<&str>| -> Said {
-        let mut command = Command::new(&program);
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(endpoints);
-        for (flag, file) in [("--cacert", "ca.crt"), ("--cert", "admin.crt"), ("--key", "admin.key")] {
-            command.arg(flag).arg(pki.join(file));
-        }
-        command.args(words);
-        match input {
-            None => run(&mut command),
-            Some(text) => {
-                let folder = tempfile::tempdir().expect("a folder");
-                let path = folder.path().join("input");
-                std::fs::write(&path, text).expect("a file");
-                run(command.stdin(std::fs::File::open(path).expect("the file")))
-            }
-        }
-    };
-    let ok = |endpoints: &str, words: &[&str], input: Option<&str>| -> String {
-        let said = etcdctl(endpoints, words, input);
-        assert!(said.success, "etcdctl {words:?} at {endpoints}: {}{}", said.out, said.err);
-        said.out
-    };
+    let Some(ctl) = Ctl::under_test() else { return };
+    let all = &ctl.endpoints;
+    let ok = |endpoints: &str, words: &[&str], input: Option<&str>| ctl.ok(endpoints, words, input);
     for (index, endpoint) in all.iter().enumerate() {
         let key = format!("e2e/{index}");
         assert_eq!(ok(endpoint, &["put", &key, "value"], None), "OK\n");
-        for other in &all {
+        for other in all {
             assert_eq!(ok(other, &["get", &key, "--print-value-only"], None), "value\n");
         }
     }
