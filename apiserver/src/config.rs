@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use balsa_process::tls::TlsFiles;
 
+use crate::allocation::range::{Network, PortRange};
+
 /// Flags; each may also be given as `BALSA_<FLAG>`.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "balsa-apiserver", about = "The Kubernetes API on an etcd v3 store")]
@@ -34,6 +36,9 @@ pub struct Config {
     /// The network of Services.
     #[arg(long, env = "BALSA_SERVICE_CIDR", default_value = "10.96.0.0/16")]
     pub service_cidr: String,
+    /// The ports of nodes that Services of type NodePort and LoadBalancer may have.
+    #[arg(long, env = "BALSA_SERVICE_NODE_PORT_RANGE", default_value_t)]
+    pub service_node_port_range: PortRange,
     /// CA of the store, where it is not ours.
     #[arg(long, env = "BALSA_STORE_CA", value_name = "FILE", requires = "store_cert")]
     pub store_ca: Option<PathBuf>,
@@ -55,6 +60,11 @@ impl Config {
         anyhow::ensure!(
             has_identity || !exposed,
             "without --tls-ca, --tls-cert and --tls-key everybody is administrator, so only loopback addresses may be listened on"
+        );
+        anyhow::ensure!(
+            Network::parse(&self.service_cidr).is_some(),
+            "--service-cidr {:?} is no IPv4 network with room for addresses",
+            self.service_cidr
         );
         anyhow::ensure!(
             !has_identity || self.service_account_key.is_some(),

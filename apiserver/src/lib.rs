@@ -7,6 +7,8 @@
 //! | [`authn`], [`authz`] | who calls, what they may |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
 //! | [`admission`] | what the cluster has to say about a write |
+//! | [`allocation`] | which Service has which address and node port |
+//! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
 //! | [`watch_cache`] | present state and recent events, for lists and watches |
 //! | [`storage`] | the store, as etcd v3 |
 //! | [`bootstrap`] | what every cluster has from the start |
@@ -14,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod allocation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -21,6 +24,7 @@ pub mod config;
 pub mod grpc;
 pub mod metrics;
 pub mod pipeline;
+pub mod proxy;
 pub mod rest;
 pub mod storage;
 pub mod streaming;
@@ -84,7 +88,11 @@ pub async fn run_on(
         authorizer: Authorizer::new(caches.clone()),
         caches: caches.clone(),
         signer: Arc::new(signer),
-        settings: Settings { name: config.name.clone(), service_cidr: config.service_cidr.clone() },
+        settings: Settings {
+            name: config.name.clone(),
+            service_cidr: config.service_cidr.clone(),
+            node_ports: config.service_node_port_range,
+        },
     });
     let rest_listener = observe::bind(config.listen).await?;
     let grpc_listener = observe::bind(config.listen_grpc).await?;
@@ -92,6 +100,7 @@ pub async fn run_on(
     tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
     tokio::spawn(compactor::run(store, compactor::EVERY, stop.clone()));
     tokio::spawn(bootstrap::run(api.clone(), stop.clone()));
+    tokio::spawn(allocation::repair::run(api.clone(), stop.clone()));
     let rest = Arc::new(Rest {
         api: api.clone(),
         streaming: streaming::Streaming::new(identity.clone()),

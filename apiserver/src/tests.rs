@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::allocation::range::PortRange;
 use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
@@ -21,14 +22,14 @@ use crate::streaming::Streaming;
 use crate::watch_cache::{Caches, feed};
 use crate::{bootstrap, stored_kinds};
 
-struct Server {
-    rest: Arc<Rest>,
-    store: Arc<MemoryStore>,
+pub(crate) struct Server {
+    pub(crate) rest: Arc<Rest>,
+    pub(crate) store: Arc<MemoryStore>,
     _stop: DropGuard,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let store = Arc::new(MemoryStore::default());
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
@@ -38,7 +39,7 @@ impl Server {
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
-            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into() },
+            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
@@ -57,11 +58,11 @@ impl Server {
         server
     }
 
-    async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
         self.rest.clone().handle(peer, request).await
     }
 
-    async fn ask(&self, method: Method, path: &str, content_type: &str, body: String) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, content_type: &str, body: String) -> (u16, Value) {
         let request =
             Request::builder().method(method).uri(path).header("content-type", content_type).body(Body::from(body)).unwrap();
         let response = self.send(Peer::Loopback, request).await;
@@ -70,29 +71,29 @@ impl Server {
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(Method::GET, path, "", String::new()).await
     }
 
-    async fn create(&self, path: &str, object: Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
         let (code, value) = self.ask(Method::POST, path, "application/json", object.to_string()).await;
         assert_eq!(code, 201, "{value}");
         value
     }
 
-    async fn post(&self, path: &str, object: Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, object: Value) -> (u16, Value) {
         self.ask(Method::POST, path, "application/json", object.to_string()).await
     }
 
-    async fn put(&self, path: &str, object: &Value) -> (u16, Value) {
+    pub(crate) async fn put(&self, path: &str, object: &Value) -> (u16, Value) {
         self.ask(Method::PUT, path, "application/json", object.to_string()).await
     }
 
-    async fn patch(&self, path: &str, kind: &str, patch: Value) -> (u16, Value) {
+    pub(crate) async fn patch(&self, path: &str, kind: &str, patch: Value) -> (u16, Value) {
         self.ask(Method::PATCH, path, &format!("application/{kind}"), patch.to_string()).await
     }
 
-    async fn delete(&self, path: &str, options: Value) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str, options: Value) -> (u16, Value) {
         self.ask(Method::DELETE, path, "application/json", options.to_string()).await
     }
 
@@ -248,6 +249,42 @@ async fn a_pod_is_made_bound_run_and_ended() {
     assert_eq!(word, "DELETED");
     assert!(last["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(server.get(&one).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_pod_is_resized_within_its_node_and_class() {
+    let server = Server::start().await;
+    server.create("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    let status = json!({"status": {"capacity": {"cpu": "2", "memory": "1Gi"}, "allocatable": {"cpu": "2", "memory": "1Gi"}}});
+    assert_eq!(server.patch("/api/v1/nodes/n1/status", "merge-patch+json", status).await.0, 200);
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "64Mi"}, "limits": {"cpu": cpu, "memory": "64Mi"}});
+    let mut sized = pod("p");
+    sized["spec"]["nodeName"] = "n1".into();
+    sized["spec"]["containers"][0]["resources"] = resources("100m");
+    server.create(PODS, sized).await;
+    let path = format!("{PODS}/p/resize");
+    let resize = |resources: Value| json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+    let strategic = "strategic-merge-patch+json";
+    let (code, resized) = server.patch(&path, strategic, resize(resources("200m"))).await;
+    assert_eq!((code, &resized["metadata"]["generation"]), (200, &json!(2)), "{resized}");
+    assert_eq!(resized["spec"]["containers"][0]["resources"], resources("200m"));
+    let (code, error) = server.patch(&path, strategic, resize(json!({"requests": {"cpu": "150m"}}))).await;
+    assert_eq!((code, error["message"].as_str().unwrap().contains("Pod QOS Class may not change as a result of resizing")), (422, true));
+    let (code, error) = server.patch(&path, strategic, resize(resources("3"))).await;
+    assert_eq!((code, error["details"]["causes"][0]["reason"].as_str()), (403, Some("NodeCapacity")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("allocatable resources: cpu, requested: 3000, allocatable: 2000"));
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1"}}});
+    server.create("/api/v1/namespaces/default/resourcequotas", quota).await;
+    let counted = json!({"status": {"hard": {"requests.cpu": "1"}, "used": {"requests.cpu": "200m"}}});
+    let quota = "/api/v1/namespaces/default/resourcequotas/q";
+    assert_eq!(server.patch(&format!("{quota}/status"), "merge-patch+json", counted).await.0, 200);
+    let written = server.store.revision().await.unwrap();
+    assert!(server.rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
+    let (code, error) = server.patch(&path, strategic, resize(resources("1500m"))).await;
+    assert_eq!((code, error["message"].as_str().unwrap().contains("exceeded quota: q, requested: requests.cpu=1300m")), (403, true), "{error}");
+    assert_eq!(server.patch(&path, strategic, resize(resources("900m"))).await.0, 200);
+    let (_, quota) = server.get(quota).await;
+    assert_eq!(quota["status"]["used"]["requests.cpu"], "900m");
 }
 
 #[tokio::test]

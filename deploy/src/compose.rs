@@ -21,6 +21,10 @@ const HEAD: &str = "\
 # container as outside, because the engine, which mounts volumes into pods, sees the outside one.
 ";
 
+/// What real etcd members are told about certificates.
+const ETCD_TLS: &str = "--client-cert-auth --trusted-ca-file=/pki/ca.crt --cert-file=/pki/tls.crt --key-file=/pki/tls.key \
+    --peer-client-cert-auth --peer-trusted-ca-file=/pki/ca.crt --peer-cert-file=/pki/tls.crt --peer-key-file=/pki/tls.key";
+
 /// Capabilities of a node agent: networks of pods, mounts, setns into pods, signals to what an exec left behind.
 const NODE_CAPABILITIES: &str = "[NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_PTRACE]";
 
@@ -36,8 +40,11 @@ struct Service {
 
 impl Service {
     fn new(name: &str, image: &'static str, arguments: &str) -> Self {
-        let arguments =
-            format!("--name={name} {arguments} {TLS}").split_whitespace().map(str::to_owned).collect();
+        Self::with_tls(name, image, arguments, TLS)
+    }
+
+    fn with_tls(name: &str, image: &'static str, arguments: &str, tls: &str) -> Self {
+        let arguments = format!("--name={name} {arguments} {tls}").split_whitespace().map(str::to_owned).collect();
         let volumes = vec![format!("${{BALSA_STATE}}/pki/{name}:/pki:ro")];
         Self { name: name.to_owned(), image, arguments, port: None, volumes }
     }
@@ -61,6 +68,19 @@ fn joined(names: &[String], url: impl Fn(&str) -> String) -> String {
     names.iter().map(|name| url(name)).collect::<Vec<_>>().join(",")
 }
 
+fn store(layout: &Layout, name: &str, initial: &str) -> Service {
+    if layout.etcd.is_some() {
+        let arguments = format!(
+            "--data-dir=/data/etcd --listen-client-urls=https://0.0.0.0:2379 --advertise-client-urls=https://{name}:2379 \
+             --listen-peer-urls=https://0.0.0.0:2380 --initial-advertise-peer-urls=https://{name}:2380 \
+             --initial-cluster={initial} --log-level=warn");
+        return Service::with_tls(name, "etcd", &arguments, ETCD_TLS);
+    }
+    Service::new(name, "store", &format!(
+        "--data-dir=/data --listen-client=0.0.0.0:2379 --listen-peer=0.0.0.0:2380 --listen-metrics=0.0.0.0:2381 \
+         --advertise-client=https://{name}:2379 --advertise-peer=https://{name}:2380 --initial-cluster={initial}"))
+}
+
 fn services(layout: &Layout) -> Vec<Service> {
     let (stores, apiservers) = (layout.store_names(), layout.apiserver_names());
     let initial = joined(&stores, |name| format!("{name}=https://{name}:2380"));
@@ -68,9 +88,7 @@ fn services(layout: &Layout) -> Vec<Service> {
     let api_endpoints = joined(&apiservers, |name| format!("https://{name}:6444"));
     let mut all = Vec::new();
     for (index, name) in stores.iter().enumerate() {
-        let mut service = Service::new(name, "store", &format!(
-            "--data-dir=/data --listen-client=0.0.0.0:2379 --listen-peer=0.0.0.0:2380 --listen-metrics=0.0.0.0:2381 \
-             --advertise-client=https://{name}:2379 --advertise-peer=https://{name}:2380 --initial-cluster={initial}"));
+        let mut service = store(layout, name, &initial);
         service.port = Some((layout.store_port_of(index), 2379));
         service.volumes.push(format!("${{BALSA_STATE}}/data/{name}:/data"));
         all.push(service);
@@ -213,5 +231,12 @@ mod tests {
         let file: serde_yaml_ng::Value = serde_yaml_ng::from_str(&render(&layout)).unwrap();
         let services = file["services"].as_mapping().unwrap();
         assert_eq!(services.len(), 5 + 2 + 2 + 2 + 2 * 2);
+    }
+
+    #[test]
+    fn a_real_etcd_takes_the_place_of_every_store() {
+        let text = render(&Line::parse_from(["x", "--etcd", "/usr/bin/etcd"]).layout);
+        assert_eq!(text.matches("image: balsa/etcd:1").count(), 3);
+        assert!(!text.contains("balsa/store"), "{text}");
     }
 }

@@ -203,8 +203,20 @@ fn pause() -> Result<Image> {
     Ok(image)
 }
 
-/// Makes every image whose content has changed. `binaries` are those of [`build::SERVICES`], in that order.
-pub fn make(binaries: &[PathBuf], say: &dyn Fn(&str)) -> Result<String> {
+/// A real etcd, for a cluster on it.
+fn etcd(program: &Path) -> Result<Image> {
+    if !prerequisites::is_static(program) {
+        bail!("{} is not there or needs libraries; the image has none: use a static etcd", program.display());
+    }
+    let mut image = Image::new("balsa/etcd:1", &["/etcd"]);
+    image.file("/etcd", program)?;
+    image.folder("tmp", 0o1777)?;
+    Ok(image)
+}
+
+/// Makes every image whose content has changed. `binaries` are those of [`build::SERVICES`], in that order; `real_etcd`
+/// is the program to run in place of our store, if any.
+pub fn make(binaries: &[PathBuf], real_etcd: Option<&Path>, say: &dyn Fn(&str)) -> Result<String> {
     let mut made = Vec::new();
     let mut import = |image: Image| -> Result<()> {
         say(&image.name);
@@ -217,6 +229,9 @@ pub fn make(binaries: &[PathBuf], say: &dyn Fn(&str)) -> Result<String> {
     for (package, binary) in build::SERVICES.iter().zip(binaries) {
         let image = if *package == "balsa-nodeagent" { nodeagent(binary)? } else { service(package, binary)? };
         import(image)?;
+    }
+    if let Some(program) = real_etcd {
+        import(etcd(program)?)?;
     }
     import(pause()?)?;
     import(busybox()?)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use balsa_process::pki::write_private;
 use balsa_process::tls::TlsFiles;
 use base64::Engine as _;
 use serde_yaml_ng::{Mapping, Value};
@@ -43,19 +44,8 @@ fn put(config: &mut Mapping, list: &str, entry: Value) {
 }
 
 fn write(path: &Path, config: &Mapping) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
     let text = serde_yaml_ng::to_string(config).context("kubeconfig")?;
-    let partial = path.with_extension("partial");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .with_context(|| format!("{}", partial.display()))?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&partial, path).with_context(|| format!("{}", path.display()))
+    Ok(write_private(path, &text)?)
 }
 
 fn empty() -> Mapping {

@@ -31,6 +31,9 @@ pub struct Layout {
     /// Client port of the first store on 127.0.0.1; the others' are 20000, 30000, … higher.
     #[arg(long, default_value_t = 2379)]
     pub store_port: u16,
+    /// Run this etcd program in place of Balsa's store: static, 3.5 or newer.
+    #[arg(long, value_name = "PROGRAM", env = "BALSA_ETCD")]
+    pub etcd: Option<PathBuf>,
 }
 
 fn parse_stores(text: &str) -> Result<u8, String> {

@@ -14,6 +14,7 @@ mod http;
 mod images;
 mod kubeconfig;
 mod layout;
+mod peers;
 mod pki;
 mod prerequisites;
 mod run;

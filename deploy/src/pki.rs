@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use balsa_process::identity::{Actor, names};
-use balsa_process::pki::{Authority, signing_key_pem};
+use balsa_process::pki::{Authority, signing_key_pem, write_private};
 use balsa_process::tls::TlsFiles;
 
 use crate::layout::Layout;
@@ -60,17 +60,4 @@ fn make_token_key(folder: &Path, layout: &Layout) -> Result<()> {
         write_private(&folder.join(name).join("sa.key"), &pem)?;
     }
     Ok(())
-}
-
-fn write_private(path: &Path, content: &str) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("{}", path.display()))?;
-    file.write_all(content.as_bytes()).with_context(|| format!("{}", path.display()))
 }

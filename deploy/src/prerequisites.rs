@@ -63,10 +63,13 @@ pub fn cni_folder() -> Option<&'static str> {
 
 /// A busybox that needs no libraries.
 pub fn static_busybox() -> Option<&'static str> {
-    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| {
-        let needs_loader = |bytes: &[u8]| bytes.windows(12).any(|window| window == b"/ld-linux-x8" || window == b"/ld-linux-aa");
-        std::fs::read(path).is_ok_and(|bytes| !needs_loader(&bytes))
-    })
+    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| is_static(Path::new(path)))
+}
+
+/// Whether a program is there and needs no libraries.
+pub fn is_static(program: &Path) -> bool {
+    let needs_loader = |bytes: &[u8]| bytes.windows(12).any(|window| window == b"/ld-linux-x8" || window == b"/ld-linux-aa");
+    std::fs::read(program).is_ok_and(|bytes| !needs_loader(&bytes))
 }
 
 fn is_root() -> bool {

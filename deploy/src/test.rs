@@ -1,5 +1,6 @@
 //! `test`: the tests, all or by name. README's test command and CI are this.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -8,14 +9,14 @@ use clap::Args;
 use crate::build::{self, Profile};
 use crate::layout::{self, Layout};
 use crate::steps::{Steps, duration};
-use crate::{down, engine, prerequisites, run, up};
+use crate::{down, engine, peers, prerequisites, run, up};
 
 /// Flags of `test`.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
     /// unit: everything that needs no Docker. e2e: a real cluster, the real kubectl. chaos: the same, and processes
-    /// are killed. Without a word: all of them.
-    #[arg(value_parser = ["unit", "e2e", "chaos"])]
+    /// are killed. etcd: e2e once more, on a cluster whose stores are real etcds. Without a word: all of them.
+    #[arg(value_parser = ["unit", "e2e", "chaos", "etcd"])]
     what: Vec<String>,
     /// Leave the test cluster up afterwards, to look at.
     #[arg(long)]
@@ -33,14 +34,17 @@ pub fn test(options: &Options) -> Result<()> {
     }
     let suites: Vec<&str> = ["e2e", "chaos"].into_iter().filter(|suite| wants(suite)).collect();
     if !suites.is_empty() {
-        on_cluster(&suites, options.keep)?;
+        on_cluster(&test_layout(None)?, &suites, options.keep)?;
+    }
+    if wants("etcd") {
+        on_cluster(&test_layout(Some(peers::etcd()?))?, &["e2e"], options.keep)?;
     }
     eprintln!("\nAll done in {}", duration(steps.total()));
     Ok(())
 }
 
 /// A cluster of its own, beside any that runs already.
-fn test_layout() -> Result<Layout> {
+fn test_layout(etcd: Option<PathBuf>) -> Result<Layout> {
     Ok(Layout {
         cluster: "balsa-test".to_owned(),
         state: Some(layout::repository()?.join(".balsa/test")),
@@ -49,20 +53,20 @@ fn test_layout() -> Result<Layout> {
         apiservers: 2,
         api_port: 6553,
         store_port: 2389,
+        etcd,
     })
 }
 
-fn on_cluster(suites: &[&str], keep: bool) -> Result<()> {
-    let layout = test_layout()?;
+fn on_cluster(layout: &Layout, suites: &[&str], keep: bool) -> Result<()> {
     prerequisites::ensure_all(&|text| eprintln!("  … {text}"))?;
     let (engine_started, _) = engine::ensure(&layout.state_dir()?, &|_| {})?;
     let wipe = down::Options { layout: layout.clone(), wipe: true };
     // What an interrupted run left behind.
     down::down(&wipe)?;
     let up_options = up::Options { layout: layout.clone(), profile: Profile::Dev, no_merge: true, with_tests: true, wait: 300 };
-    let result = up::up(&up_options).and_then(|()| run_suites(&layout, suites));
+    let result = up::up(&up_options).and_then(|()| run_suites(layout, suites));
     if result.is_err() {
-        save_logs(&layout);
+        save_logs(layout);
     }
     if keep {
         eprintln!("kept: KUBECONFIG={}", layout.kubeconfig()?.display());
@@ -78,11 +82,14 @@ fn on_cluster(suites: &[&str], keep: bool) -> Result<()> {
 
 fn run_suites(layout: &Layout, suites: &[&str]) -> Result<()> {
     let mut failed = Vec::new();
+    let etcdctl = peers::etcdctl()?;
     for suite in suites {
         let mut cargo = build::cargo();
         cargo.args(["test", "--workspace", "--test", suite, "--", "--test-threads=2"]);
         cargo.env("BALSA_TEST_STATE", layout.state_dir()?);
         cargo.env("BALSA_TEST_CLUSTER", &layout.cluster);
+        cargo.env("BALSA_TEST_STORE_PORT", layout.store_port.to_string());
+        cargo.env("BALSA_TEST_ETCDCTL", &etcdctl);
         cargo.env("KUBECONFIG", layout.kubeconfig()?);
         if run::inherit(&mut cargo).is_err() {
             failed.push(*suite);

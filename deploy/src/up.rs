@@ -55,7 +55,7 @@ pub fn up(options: &Options) -> Result<()> {
     eprintln!("  … building (RocksDB alone takes about ten minutes the first time)");
     let binaries =
         steps.run("build", |_| Ok((build::binaries(&build::SERVICES, options.profile, options.with_tests)?, String::new())))?;
-    steps.run("images", |say| Ok(((), images::make(&binaries, say)?)))?;
+    steps.run("images", |say| Ok(((), images::make(&binaries, layout.etcd.as_deref(), say)?)))?;
     let admin = steps.run("certificates", |_| Ok((pki::make(layout)?, format!("{}", state.join("pki").display()))))?;
     steps.run("containers", |_| {
         start(layout)?;

@@ -66,16 +66,18 @@ fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
     move |source| PkiError::File { path, source }
 }
 
-/// Writes `content` so that only the owner may read it.
-fn write_private(path: &Path, content: &str) -> Result<(), PkiError> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(file_error(path))?;
-    file.write_all(content.as_bytes()).map_err(file_error(path))
+/// Writes `content` so that only the owner may read it. The file appears whole or not at all, beside its old content
+/// until then; an older file of other rights is replaced, not written into.
+pub fn write_private(path: &Path, content: &str) -> Result<(), PkiError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    let partial = Path::new(&name);
+    fs::remove_file(partial).ok();
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial).map_err(file_error(partial))?;
+    file.write_all(content.as_bytes()).map_err(file_error(partial))?;
+    drop(file);
+    fs::rename(partial, path).map_err(file_error(path))
 }
 
 impl Authority {

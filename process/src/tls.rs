@@ -14,13 +14,13 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 #[derive(Debug, Clone, clap::Args)]
 pub struct TlsFiles {
     /// The cluster's CA certificate, PEM.
-    #[arg(long = "tls-ca", value_name = "FILE", required = false, requires_all = ["cert", "key"])]
+    #[arg(long = "tls-ca", env = "BALSA_TLS_CA", value_name = "FILE", required = false, requires_all = ["cert", "key"])]
     pub ca: PathBuf,
     /// This process's certificate, PEM.
-    #[arg(long = "tls-cert", value_name = "FILE", required = false, requires_all = ["ca", "key"])]
+    #[arg(long = "tls-cert", env = "BALSA_TLS_CERT", value_name = "FILE", required = false, requires_all = ["ca", "key"])]
     pub cert: PathBuf,
     /// Its private key, PEM.
-    #[arg(long = "tls-key", value_name = "FILE", required = false, requires_all = ["ca", "cert"])]
+    #[arg(long = "tls-key", env = "BALSA_TLS_KEY", value_name = "FILE", required = false, requires_all = ["ca", "cert"])]
     pub key: PathBuf,
 }
 

@@ -14,7 +14,28 @@ pub mod etcd {
     pub mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
     }
+    /// Users, roles, permissions.
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    /// Locks.
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    /// Elections.
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
+    /// Ours, beside them because it is made of them; see [`crate::store`].
+    pub mod balsastorepb {
+        tonic::include_proto!("balsastorepb");
+    }
+    /// etcd's as a descriptor set, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));
 }
+
+/// What the store replicates besides keys.
+pub use etcd::balsastorepb as store;
 
 /// Between replicas of the store.
 pub mod raft {

@@ -5,14 +5,17 @@
 use std::fmt;
 
 use balsa_proto::etcd::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
-    LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, PutResponse, ResponseHeader, TxnRequest,
-    TxnResponse,
+    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    DowngradeInfo, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest,
+    PutResponse, ResponseHeader, TxnRequest, TxnResponse,
 };
+use balsa_proto::store::{Attributes, AuthChange, Checkpoint, Signed};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
 use crate::error::{Fault, Refusal};
+use crate::ledger::admit::{Asker, admit};
+use crate::ledger::{self, Who};
 use crate::mvcc::txn;
 use crate::mvcc::writer::Writer;
 use crate::mvcc::View;
@@ -32,6 +35,23 @@ pub enum Command {
     Grant(LeaseGrantRequest),
     /// Revoke a lease and delete its keys.
     Revoke(LeaseRevokeRequest),
+    /// Raise or clear an alarm.
+    Alarm(AlarmRequest),
+    /// Change users, roles or auth as a whole. Passwords come hashed.
+    Auth(AuthChange),
+    /// Note how much time is left to leases.
+    Checkpoint(Checkpoint),
+    /// Note a member's name and client URLs; without a name: forget it.
+    Publish(Attributes),
+    /// Enable or cancel a downgrade.
+    Downgrade(DowngradeInfo),
+    /// Another command, with who asks for it. Never nested.
+    Signed {
+        /// Who asks.
+        asker: Asker,
+        /// What for.
+        command: Box<Command>,
+    },
 }
 
 /// What came of a write; the header holds only the revision.
@@ -49,6 +69,10 @@ pub enum Outcome {
     Grant(LeaseGrantResponse),
     /// Of a revocation.
     Revoke(LeaseRevokeResponse),
+    /// Of an alarm.
+    Alarm(AlarmResponse),
+    /// Of what answers with nothing but a header.
+    Done(ResponseHeader),
     /// It was refused and changed nothing.
     Refused(Refusal),
     /// An entry without a command.
@@ -84,6 +108,12 @@ impl Command {
             Self::Compact(request) => tagged(4, request),
             Self::Grant(request) => tagged(5, request),
             Self::Revoke(request) => tagged(6, request),
+            Self::Alarm(request) => tagged(7, request),
+            Self::Auth(change) => tagged(8, change),
+            Self::Checkpoint(checkpoint) => tagged(9, checkpoint),
+            Self::Publish(attributes) => tagged(10, attributes),
+            Self::Downgrade(info) => tagged(11, info),
+            Self::Signed { asker, command } => tagged(12, &signed(asker, command)),
         }
     }
 
@@ -97,13 +127,38 @@ impl Command {
             4 => Self::Compact(part(body)?),
             5 => Self::Grant(part(body)?),
             6 => Self::Revoke(part(body)?),
+            7 => Self::Alarm(part(body)?),
+            8 => Self::Auth(part(body)?),
+            9 => Self::Checkpoint(part(body)?),
+            10 => Self::Publish(part(body)?),
+            11 => Self::Downgrade(part(body)?),
+            12 => unsigned(part(body)?)?,
             _ => return Err(Fault(format!("a command of the unknown kind {tag}"))),
         })
     }
 
     /// Does it. A refusal is an outcome like any other; only a fault of the disk is an error.
     pub fn apply(self, writer: &mut Writer<'_, impl View>) -> Result<Outcome, Fault> {
-        let done = match self {
+        let (asker, command) = match self {
+            Self::Signed { asker, command } => (asker, *command),
+            command => (Asker::Client(None), command),
+        };
+        // The common case costs one look at two flags.
+        let admitted = match writer.ledger().is_quiet() {
+            true => Ok(()),
+            false => admit(writer.ledger(), writer, &command, &asker),
+        };
+        let done = admitted.and_then(|()| command.perform(writer));
+        writer.finish_command();
+        match done {
+            Ok(outcome) => Ok(outcome),
+            Err(Refusal::Fault(fault)) => Err(Fault(fault)),
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        }
+    }
+
+    fn perform(self, writer: &mut Writer<'_, impl View>) -> Result<Outcome, Refusal> {
+        match self {
             Self::Put(request) => txn::put(writer, request).map(Outcome::Put),
             Self::Delete(request) => txn::delete(writer, &request).map(Outcome::Delete).map_err(Refusal::from),
             Self::Txn(request) => txn::txn(writer, request).map(Outcome::Txn),
@@ -116,14 +171,68 @@ impl Command {
                 let header = Some(ResponseHeader { revision: writer.position().revision, ..Default::default() });
                 Outcome::Revoke(LeaseRevokeResponse { header })
             }),
-        };
-        writer.finish_command();
-        match done {
-            Ok(outcome) => Ok(outcome),
-            Err(Refusal::Fault(fault)) => Err(Fault(fault)),
-            Err(refusal) => Ok(Outcome::Refused(refusal)),
+            Self::Alarm(request) => {
+                let alarms = writer.change_ledger().alarm(&request);
+                Ok(Outcome::Alarm(AlarmResponse { header: Some(header(writer)), alarms }))
+            }
+            Self::Auth(change) => {
+                let tokens = writer.change_ledger().auth.change(change)?;
+                writer.note_tokens(tokens);
+                Ok(Outcome::Done(header(writer)))
+            }
+            Self::Checkpoint(Checkpoint { leases }) => {
+                leases.iter().try_for_each(|lease| writer.checkpoint(lease.id, lease.remaining))?;
+                Ok(Outcome::Done(header(writer)))
+            }
+            Self::Publish(Attributes { member, name, client_urls }) => {
+                let members = &mut writer.change_ledger().members;
+                if name.is_empty() {
+                    members.remove(&member);
+                } else {
+                    members.insert(member, ledger::Attributes { name, client_urls });
+                }
+                Ok(Outcome::Done(header(writer)))
+            }
+            Self::Downgrade(DowngradeInfo { enabled, target_version }) => {
+                let downgrade = &mut writer.change_ledger().downgrade;
+                match (enabled, downgrade.is_some()) {
+                    (true, true) => return Err(Refusal::DowngradeInProcess),
+                    (false, false) => return Err(Refusal::NoInflightDowngrade),
+                    (enabled, _) => *downgrade = enabled.then_some(target_version),
+                }
+                Ok(Outcome::Done(header(writer)))
+            }
+            // Decoding lets none through.
+            Self::Signed { .. } => Err(Refusal::Fault("a command signed twice".to_owned())),
         }
     }
+}
+
+fn header(writer: &Writer<'_, impl View>) -> ResponseHeader {
+    ResponseHeader { revision: writer.position().revision, ..Default::default() }
+}
+
+fn signed(asker: &Asker, command: &Command) -> Signed {
+    let (system, who) = match asker {
+        Asker::System => (true, None),
+        Asker::Client(who) => (false, who.clone()),
+    };
+    let (user, revision) = who.map_or_else(Default::default, |who| (who.user, who.revision));
+    Signed { user, revision, system, command: command.encode() }
+}
+
+fn unsigned(signed: Signed) -> Result<Command, Fault> {
+    let Signed { user, revision, system, command } = signed;
+    // Looked at before it is decoded: nesting would be as deep as the message is long.
+    if command.first() == Some(&12) {
+        return Err(Fault("a command signed twice".to_owned()));
+    }
+    let asker = match (system, revision) {
+        (true, _) => Asker::System,
+        (false, 0) => Asker::Client(None),
+        (false, revision) => Asker::Client(Some(Who { user, revision })),
+    };
+    Ok(Command::Signed { asker, command: Box::new(Command::decode(command)?) })
 }
 
 impl Outcome {
@@ -136,6 +245,8 @@ impl Outcome {
             Self::Compact(response) => tagged(4, response),
             Self::Grant(response) => tagged(5, response),
             Self::Revoke(response) => tagged(6, response),
+            Self::Alarm(response) => tagged(7, response),
+            Self::Done(header) => tagged(8, header),
             Self::Nothing => Bytes::from_static(&[0]),
             Self::Refused(_) => return None,
         })
@@ -152,6 +263,8 @@ impl Outcome {
             4 => Self::Compact(part(body)?),
             5 => Self::Grant(part(body)?),
             6 => Self::Revoke(part(body)?),
+            7 => Self::Alarm(part(body)?),
+            8 => Self::Done(part(body)?),
             _ => return Err(Fault(format!("an outcome of the unknown kind {tag}"))),
         })
     }
@@ -184,11 +297,19 @@ mod tests {
             Command::Put(put),
             Command::Compact(CompactionRequest { revision: 5, physical: true }),
             Command::Grant(LeaseGrantRequest { id: 9, ttl: 30 }),
+            Command::Signed { asker: Asker::System, command: Box::new(Command::Revoke(LeaseRevokeRequest { id: 9 })) },
+            Command::Signed {
+                asker: Asker::Client(Some(Who { user: "u".to_owned(), revision: 3 })),
+                command: Box::new(Command::Delete(DeleteRangeRequest { key: "k".into(), ..Default::default() })),
+            },
         ] {
             assert_eq!(Command::decode(command.encode()).unwrap(), command);
         }
         for nonsense in [&b""[..], b"\0", b"\xff", b"\x01\xff\xff\xff"] {
             assert!(Command::decode(Bytes::copy_from_slice(nonsense)).is_err());
         }
+        let once = Command::Signed { asker: Asker::System, command: Box::new(Command::Auth(AuthChange::default())) };
+        let twice = Command::Signed { asker: Asker::System, command: Box::new(once) };
+        assert!(Command::decode(twice.encode()).is_err(), "nesting is refused before it is followed");
     }
 }

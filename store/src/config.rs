@@ -12,6 +12,7 @@ use crate::raft::{Members, Peer};
 /// Flags of `balsa-store`; each is also an environment variable.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "balsa-store", about = "A replica of Balsa's store: etcd v3 over Raft and RocksDB", version)]
+#[command(after_help = "Tools: balsa-store backup | restore | verify | dump, each with --help")]
 pub struct Config {
     /// This replica's name; must be in --initial-cluster.
     #[arg(long, env = "BALSA_NAME", default_value = "store1")]
@@ -37,6 +38,9 @@ pub struct Config {
     /// All replicas of a new cluster: NAME=PEER_URL,...; default this one alone.
     #[arg(long, env = "BALSA_INITIAL_CLUSTER", default_value = "")]
     pub initial_cluster: String,
+    /// Whether this replica begins a new cluster or joins an existing one, to which it was added by `member add`.
+    #[arg(long, env = "BALSA_INITIAL_CLUSTER_STATE", default_value = "new")]
+    pub initial_cluster_state: ClusterState,
     /// Keeps clusters with the same names apart.
     #[arg(long, env = "BALSA_CLUSTER_TOKEN", default_value = "balsa")]
     pub cluster_token: String,
@@ -61,6 +65,22 @@ pub struct Config {
     /// Most operations in a transaction.
     #[arg(long, env = "BALSA_MAX_TXN_OPS", default_value_t = 128)]
     pub max_txn_ops: usize,
+    /// Size of the state, bytes, above which only reads, deletions and compactions are let in and the alarm NOSPACE is
+    /// raised; 0: 2 GiB, negative: no limit.
+    #[arg(long, env = "BALSA_QUOTA_BACKEND_BYTES", default_value_t = 0, allow_negative_numbers = true)]
+    pub quota_backend_bytes: i64,
+    /// Most learners at one time.
+    #[arg(long, env = "BALSA_MAX_LEARNERS", default_value_t = 1)]
+    pub max_learners: usize,
+    /// Whether changes of the membership that would cost the majority are refused.
+    #[arg(long, env = "BALSA_STRICT_RECONFIG_CHECK", default_value_t = true, action = clap::ArgAction::Set)]
+    pub strict_reconfig_check: bool,
+    /// How often the time left to long leases is noted for the next leader, seconds; 0: never.
+    #[arg(long, env = "BALSA_LEASE_CHECKPOINT_INTERVAL", default_value_t = 300)]
+    pub lease_checkpoint_interval: u64,
+    /// The cost of passwords' bcrypt, 4 to 31; each more takes twice the time.
+    #[arg(long, env = "BALSA_BCRYPT_COST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=31))]
+    pub bcrypt_cost: u32,
     /// Writes that may wait for their commit; more are refused.
     #[arg(long, env = "BALSA_MAX_PENDING_WRITES", default_value_t = 10_000)]
     pub max_pending_writes: usize,
@@ -72,7 +92,25 @@ pub struct Config {
     pub watch_progress_notify_interval: u64,
 }
 
+/// Whether there is a cluster already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClusterState {
+    /// No: all of --initial-cluster begin it.
+    New,
+    /// Yes: this replica asks the others in --initial-cluster who it is.
+    Existing,
+}
+
+/// etcd's quota where none is asked for, bytes.
+const DEFAULT_QUOTA: i64 = 2 << 30;
+
 impl Config {
+    /// The quota in bytes as clients are shown it; `None` for no limit.
+    pub fn quota(&self) -> Option<u64> {
+        let asked = if self.quota_backend_bytes == 0 { DEFAULT_QUOTA } else { self.quota_backend_bytes };
+        u64::try_from(asked).ok()
+    }
+
     /// For tests and the all-in-one process: a cluster of one on free loopback ports.
     pub fn single(data_dir: impl Into<PathBuf>) -> Self {
         let args = ["balsa-store", "--data-dir", "."];
@@ -91,7 +129,11 @@ impl Config {
 
     /// The members of a new cluster, by id.
     pub fn members(&self) -> anyhow::Result<Members> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.members_by(if self.tls.is_some() { "https" } else { "http" })
+    }
+
+    /// The same, with the scheme that their URLs must have.
+    pub fn members_by(&self, scheme: &str) -> anyhow::Result<Members> {
         let mut members = Members::new();
         for part in self.initial_cluster.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (name, url) =
@@ -100,16 +142,16 @@ impl Config {
             ensure!(
                 url.starts_with(&format!("{scheme}://")),
                 "--initial-cluster: {url} of {name} must begin with {scheme}:// ({})",
-                if self.tls.is_some() { "an identity is given" } else { "no identity is given" }
+                if scheme == "https" { "an identity is given" } else { "no identity is given" }
             );
-            let peer = Peer { name: name.to_owned(), peer_url: url.to_owned(), client_url: String::new() };
+            let peer = Peer { name: name.to_owned(), peer_url: url.to_owned(), ..Peer::default() };
             if members.insert(member_id(name), peer).is_some() {
                 bail!("--initial-cluster names {name} twice");
             }
         }
         if members.is_empty() {
             let peer_url = self.advertise_peer.clone().unwrap_or_else(|| format!("{scheme}://{}", self.listen_peer));
-            let peer = Peer { name: self.name.clone(), peer_url, client_url: String::new() };
+            let peer = Peer { name: self.name.clone(), peer_url, ..Peer::default() };
             members.insert(member_id(&self.name), peer);
         }
         ensure!(members.contains_key(&member_id(&self.name)), "--name {} is not in --initial-cluster", self.name);
@@ -146,6 +188,13 @@ fn hash(parts: &[&str]) -> u64 {
 /// A member's id: from its name alone, so that addresses may change. Never 0, and positive as a signed number.
 pub fn member_id(name: &str) -> u64 {
     (hash(&["member", name]) >> 1).max(1)
+}
+
+/// The id of a member that is added later: from its URLs and what else tells it from others. Above those of
+/// [`member_id`] by chance only, so callers mix in a place in the log that is never used twice.
+pub fn added_member_id<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
+    let parts: Vec<&str> = std::iter::once("added").chain(parts).collect();
+    (hash(&parts) >> 1).max(1)
 }
 
 /// The cluster's id: from its token and the names of its first members.

@@ -4,7 +4,7 @@
 //! a majority's disks ([`disk::log`]: the only sync there is) → [`mvcc`] decides what it does to the keys →
 //! [`disk::state`] takes that in one atomic step → [`watch`] tells whoever is interested → the writer is answered.
 //!
-//! The store knows bytes, revisions and leases. It does not know what a pod is.
+//! The store knows bytes, revisions, leases, and in its [`ledger`] alarms, users and members. It does not know what a pod is.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
@@ -14,15 +14,21 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod grpc;
+pub mod http;
 pub mod lease;
+pub mod ledger;
+pub mod member;
 pub mod metrics;
 pub mod mvcc;
+pub mod process;
 pub mod raft;
 pub mod replica;
 pub mod rt;
 pub mod server;
 #[cfg(test)]
 mod sim;
+pub mod tls;
+pub mod tools;
 pub mod watch;
 
 pub use config::Config;

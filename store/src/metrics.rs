@@ -1,5 +1,8 @@
 //! Figures under the names that etcd's dashboards know.
 
+use std::sync::Arc;
+
+use balsa_proto::etcd::etcdserverpb::{AlarmMember, AlarmType};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -7,11 +10,31 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// A method of a gRPC service.
+use crate::grpc::VERSION;
+use crate::grpc::calls::{Calls, Shown};
+use crate::process::Figures;
+
+/// A version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Method {
-    /// Its name.
-    pub method: String,
+pub struct Version {
+    /// `3.6.0`.
+    pub server_version: String,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Member {
+    /// Its id as etcd's tools print it.
+    pub server_id: String,
+}
+
+/// An alarm of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Alarm {
+    /// The member's id.
+    pub server_id: String,
+    /// `NOSPACE` or `CORRUPT`.
+    pub alarm_type: String,
 }
 
 /// All figures of a replica.
@@ -51,8 +74,26 @@ pub struct Metrics {
     pub revision: Gauge,
     /// The compacted revision.
     pub compacted: Gauge,
-    /// Client requests by method.
-    pub requests: Family<Method, Counter>,
+    /// Time of a write of applied entries to the state, seconds.
+    pub backend_commit: Histogram,
+    /// Batches of entries that took longer than 100 ms to apply.
+    pub slow_apply: Counter,
+    /// 1 while this replica is a learner.
+    pub is_learner: Gauge,
+    /// The quota, bytes.
+    pub quota: Gauge,
+    /// Keys that live.
+    pub keys: Gauge,
+    /// Leases.
+    pub leases: Gauge,
+    /// Raised alarms.
+    pub alarms: Family<Alarm, Gauge>,
+    /// `/health` said that all is well.
+    pub health_success: Counter,
+    /// It said that it is not.
+    pub health_failures: Counter,
+    /// Client requests by method and status.
+    pub calls: Arc<Calls>,
 }
 
 impl Metrics {
@@ -76,7 +117,16 @@ impl Metrics {
             events: Counter::default(),
             revision: Gauge::default(),
             compacted: Gauge::default(),
-            requests: Family::default(),
+            backend_commit: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            slow_apply: Counter::default(),
+            is_learner: Gauge::default(),
+            quota: Gauge::default(),
+            keys: Gauge::default(),
+            leases: Gauge::default(),
+            alarms: Family::default(),
+            health_success: Counter::default(),
+            health_failures: Counter::default(),
+            calls: Arc::default(),
         };
         let m = &metrics;
         // The library adds `_total` to counters by itself.
@@ -105,12 +155,37 @@ impl Metrics {
         registry.register("etcd_debugging_mvcc_events", "Events sent to watchers", m.events.clone());
         registry.register("etcd_debugging_mvcc_current_revision", "Revision", m.revision.clone());
         registry.register("etcd_debugging_mvcc_compact_revision", "Compacted revision", m.compacted.clone());
-        registry.register("balsa_store_requests", "Client requests", m.requests.clone());
+        registry.register("etcd_debugging_mvcc_keys_total", "Versions of keys, roughly", m.keys.clone());
+        registry.register("etcd_debugging_lease_total", "Leases", m.leases.clone());
+        registry.register("etcd_disk_backend_commit_duration_seconds", "Write of the state", m.backend_commit.clone());
+        registry.register("etcd_server_slow_apply", "Batches that were slow to apply", m.slow_apply.clone());
+        registry.register("etcd_server_is_learner", "Whether this replica is a learner", m.is_learner.clone());
+        registry.register("etcd_server_quota_backend_bytes", "Space quota", m.quota.clone());
+        registry.register("etcd_server_alarms", "Raised alarms", m.alarms.clone());
+        registry.register("etcd_server_health_success", "Health checks that passed", m.health_success.clone());
+        registry.register("etcd_server_health_failures", "Health checks that failed", m.health_failures.clone());
+        registry.register_collector(Box::new(Shown(m.calls.clone())));
+        registry.register_collector(Box::new(Figures));
         metrics
     }
 
-    /// Counts a client request.
-    pub fn count(&self, method: &'static str) {
-        self.requests.get_or_create(&Method { method: method.to_owned() }).inc();
+    /// What never changes while a replica runs.
+    pub fn identify(&self, registry: &mut Registry, id: u64, quota: Option<u64>) {
+        let (version, member) = (Family::<Version, Gauge>::default(), Family::<Member, Gauge>::default());
+        version.get_or_create(&Version { server_version: VERSION.to_owned() }).set(1);
+        member.get_or_create(&Member { server_id: format!("{id:x}") }).set(1);
+        registry.register("etcd_server_version", "Which version clients see", version);
+        registry.register("etcd_server_id", "This member", member);
+        self.quota.set(quota.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(-1));
+    }
+
+    /// Shows these alarms and no others.
+    pub fn show_alarms(&self, alarms: &[AlarmMember]) {
+        self.alarms.clear();
+        for alarm in alarms {
+            let kind = AlarmType::try_from(alarm.alarm).map_or("NONE", |kind| kind.as_str_name());
+            let shown = Alarm { server_id: format!("{:x}", alarm.member_id), alarm_type: kind.to_owned() };
+            self.alarms.get_or_create(&shown).set(1);
+        }
     }
 }

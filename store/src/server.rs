@@ -7,33 +7,41 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use balsa_process::observe;
-use balsa_process::tls::TlsIdentity;
+use balsa_process::tls::{ClientCertificate, TlsIdentity};
 use balsa_proto::etcd::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
+use balsa_proto::etcd::v3electionpb::election_server::ElectionServer;
+use balsa_proto::etcd::v3lockpb::lock_server::LockServer;
 use balsa_proto::raft::raft_server::RaftServer;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::disk::log::LogDisk;
 use crate::disk::state::State;
 use crate::disk::checkpoint;
 use crate::grpc::Service;
+use crate::http;
 use crate::lease::expirer;
+use crate::member::{self, Identity};
 use crate::metrics::Metrics;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{MAX_MESSAGE, Network};
 use crate::raft::server::PeerService;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::{Members, Raft};
+use crate::replica::applied::flag;
 use crate::replica::{Applied, Parts, Replica};
+use crate::tls;
 
 /// A running replica and where it is reached.
 pub struct Handle {
@@ -83,10 +91,9 @@ pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, anyh
 
 async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
     config.check()?;
-    let members = config.members()?;
     let stop = stop.child_token();
     let identity = config.tls.as_ref().map(|files| files.load()).transpose()?;
-    let (id, cluster_id) = (config::member_id(&config.name), config::cluster_id(&config.cluster_token, &members));
+    let Identity { id, cluster_id, members, begins } = member::identify(&config, identity.as_ref()).await?;
     let client = observe::bind(config.listen_client).await?;
     let peer = observe::bind(config.listen_peer).await?;
     let metrics_port = observe::bind(config.listen_metrics).await?;
@@ -94,8 +101,9 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
 
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
+    metrics.identify(&mut registry, id, config.quota());
     let (state, log) = open_disk(config.data_dir.clone(), metrics.clone()).await?;
-    let applied = Arc::new(Applied::new(state.clone()));
+    let applied = Arc::new(Applied::new(state.clone(), metrics.clone(), config.lease_checkpoint_interval.saturating_mul(1_000)));
     let machine = StateMachine::open(state.clone(), applied.clone())?;
     let log = LogStore::open(log, state)?;
     let network = Network::new(id, cluster_id, identity.clone());
@@ -119,16 +127,19 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
     tracing::info!(name = config.name, %client_addr, %peer_addr, id, cluster_id, "store started");
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve_clients(replica.clone(), client, identity.clone()));
+    let registry = Arc::new(registry);
+    tasks.spawn(serve_clients(replica.clone(), client, identity.clone(), registry.clone()));
     tasks.spawn(serve_peers(replica.clone(), peer, identity.clone()));
     let health_of = replica.clone();
     let health: observe::Health = Arc::new(move || match health_of.leadership().borrow().leader {
         Some(_) => Ok(()),
         None => Err("no leader".to_owned()),
     });
-    let observed = observe::serve(metrics_port, identity, Arc::new(registry), health, stop.clone());
+    let observed = observe::serve(metrics_port, identity, registry, health, stop.clone());
     tasks.spawn(async move { Ok(observed.await?) });
-    tasks.spawn(bootstrap(replica.clone(), members));
+    if begins {
+        tasks.spawn(bootstrap(replica.clone(), members));
+    }
     tasks.spawn(compact(replica.clone(), applied));
     tasks.spawn(measure(replica.clone()));
     let expirer = expirer::run(replica.clone());
@@ -145,7 +156,11 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
             metrics.borrow_watched().running_state.clone().err()
         };
         raft.shutdown().await.context("consensus did not end")?;
+        let removed = stopping.is_removed();
         flush(stopping).await?;
+        if removed {
+            anyhow::bail!("this member was removed from the cluster");
+        }
         match failed {
             Some(fatal) => Err(anyhow::anyhow!("consensus stopped: {fatal}")),
             None => Ok(()),
@@ -237,7 +252,10 @@ pub(crate) async fn compact(replica: Arc<Replica>, applied: Arc<Applied>) -> any
         let (state, stop) = (replica.state().clone(), replica.stop().clone());
         let cleaned = crate::rt::blocking(move || checkpoint::clean(&state, revision, || stop.is_cancelled()));
         match cleaned.await? {
-            Ok(()) => tracing::debug!(revision, "compacted"),
+            Ok(()) => {
+                tracing::debug!(revision, "compacted");
+                applied.cleaned_up_to(revision);
+            }
             Err(fault) => tracing::error!(%fault, revision, "compaction failed; it is tried again with the next one"),
         }
     }
@@ -260,6 +278,9 @@ async fn measure(replica: Arc<Replica>) -> anyhow::Result<()> {
         let (total, live) = replica.state().size();
         metrics.db_size.set(number(total));
         metrics.db_size_in_use.set(number(live));
+        metrics.keys.set(number(replica.state().keys()));
+        metrics.leases.set(number(replica.lease_ids().len() as u64));
+        metrics.is_learner.set(i64::from(replica.applied().flags() & flag::LEARNER != 0));
     }
 }
 
@@ -277,24 +298,51 @@ fn builder(identity: Option<&TlsIdentity>) -> anyhow::Result<Server> {
     })
 }
 
-async fn serve_clients(replica: Arc<Replica>, listener: TcpListener, identity: Option<TlsIdentity>) -> anyhow::Result<()> {
+async fn serve_clients(
+    replica: Arc<Replica>,
+    listener: TcpListener,
+    identity: Option<TlsIdentity>,
+    registry: Arc<Registry>,
+) -> anyhow::Result<()> {
     let service = Service::new(replica.clone());
     // Room for the frame around the largest request; the exact limit is checked where a write is proposed.
     let largest = replica.max_request_bytes() + (512 << 10);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(balsa_proto::etcd::DESCRIPTORS)
+        .build_v1()
+        .context("the services cannot be described")?;
     let stop = replica.stop().clone();
-    let serving = builder(identity.as_ref())?
-        .add_service(health_service)
+    let mut routes = Routes::new(health_service);
+    routes = routes
+        .add_service(reflection)
         .add_service(KvServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(WatchServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(LockServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(ElectionServer::new(service.clone()).max_decoding_message_size(largest))
+        .add_service(AuthServer::new(service.clone()))
         .add_service(ClusterServer::new(service.clone()))
-        .add_service(MaintenanceServer::new(service))
-        .serve_with_incoming_shutdown(incoming(listener), graceful(stop.clone()));
+        .add_service(MaintenanceServer::new(service.clone()));
+    let routes = Routes::from(http::routes(service, registry).merge(routes.into_axum_router()));
+    let mut builder = builder(None)?.accept_http1(true);
+    let router = builder.add_routes(routes);
+    let until = graceful(stop.clone());
+    let serving = async {
+        match identity {
+            None => router.serve_with_incoming_shutdown(incoming(listener), until).await,
+            Some(identity) => {
+                let config = identity.rustls_server(ClientCertificate::Required, &[b"h2", b"http/1.1"]);
+                let acceptor = TlsAcceptor::from(config.map_err(|error| anyhow::anyhow!("{error}"))?);
+                router.serve_with_incoming_shutdown(tls::accepted(listener, acceptor, stop.clone()), until).await
+            }
+        }
+        .context("the client port failed")
+    };
     tokio::select! {
-        served = serving => served.context("the client port failed"),
-        () = cut_off(stop, Duration::from_secs(3)) => Ok(()),
+        served = serving => served,
+        () = cut_off(stop.clone(), Duration::from_secs(3)) => Ok(()),
     }
 }
 

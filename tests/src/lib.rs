@@ -85,6 +85,12 @@ impl Cluster {
         Self { name, state: state.into() }
     }
 
+    /// Where the stores' client ports are: `localhost:PORT`.
+    pub fn store_endpoints(&self) -> [String; 3] {
+        let port: u16 = std::env::var("BALSA_TEST_STORE_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(2389);
+        [port, port + 20_000, port + 30_000].map(|port| format!("localhost:{port}"))
+    }
+
     /// The container of a process.
     pub fn container(&self, process: &str) -> String {
         format!("{}-{process}", self.name)

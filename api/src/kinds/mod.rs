@@ -1,5 +1,6 @@
 //! Every kind that is served: one place for each rule about it.
 
+pub mod address;
 pub mod batch;
 pub mod config;
 mod definition;
@@ -46,6 +47,8 @@ const OWN: &[&Definition] = &[
     &service::SERVICE,
     &service::ENDPOINTS,
     &service::ENDPOINT_SLICE,
+    &address::IP_ADDRESS,
+    &address::SERVICE_CIDR,
     &storage::PERSISTENT_VOLUME,
     &storage::PERSISTENT_VOLUME_CLAIM,
     &storage::STORAGE_CLASS,

@@ -1,15 +1,18 @@
 //! Services and what stands behind them: Endpoints, EndpointSlices.
 
+pub mod rules;
+pub mod shape;
+mod update;
+
 use serde_json::{Value, json};
 
 use super::definition::{Definition, NAME, PLAIN, column, names, status_of, wide};
 use super::show;
 use crate::cursor::{At, find, items_mut, list, make_object, set_default, set_default_text, text};
-use crate::field::FieldError;
 use crate::kind::{Part, Subresource};
 use crate::validate::meta::NameRule;
-use crate::validate::text::{label_problems, port_problems};
-use crate::validate::{each, labels, one_of};
+use crate::validate::text::port_problems;
+use crate::validate::{each, one_of};
 
 /// Service. Cluster IPs and node ports are given by the API server.
 pub static SERVICE: Definition = Definition {
@@ -35,6 +38,11 @@ pub static SERVICE: Definition = Definition {
             let client = make_object(make_object(spec, "sessionAffinityConfig"), "clientIP");
             set_default(client, "timeoutSeconds", 10800);
         }
+        if text(spec, "sessionAffinity") == "None"
+            && let Some(spec) = spec.as_object_mut()
+        {
+            spec.remove("sessionAffinityConfig");
+        }
         set_default_text(spec, "type", "ClusterIP");
         for port in items_mut(spec, "ports") {
             set_default_text(port, "protocol", "TCP");
@@ -44,39 +52,32 @@ pub static SERVICE: Definition = Definition {
             }
         }
         let kind = text(spec, "type").to_owned();
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        let given_addresses = kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || given_addresses {
             set_default_text(spec, "externalTrafficPolicy", "Cluster");
         }
         if kind == "LoadBalancer" {
             set_default(spec, "allocateLoadBalancerNodePorts", true);
         }
-        if kind != "ExternalName" {
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
             set_default(spec, "internalTrafficPolicy", "Cluster");
         }
     },
-    prepare_create: |object| object["status"] = json!({ "loadBalancer": {} }),
+    prepare_create: |object| {
+        object["status"] = json!({ "loadBalancer": {} });
+        // Clients that know one address only give only that.
+        let one = text(object, "spec.clusterIP").to_owned();
+        if !one.is_empty() && list(object, "spec.clusterIPs").is_empty() {
+            object["spec"]["clusterIPs"] = json!([one]);
+        }
+    },
     prepare_update: |new, old, part| {
-        // Addresses that an update leaves out stay.
-        let kept = text(old, "spec.type") != "ExternalName" && text(new, "spec.type") != "ExternalName";
-        if part == Part::Main && kept {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                let old = find(old, "spec").get(field).cloned();
-                if let (Some(old), Some(spec)) = (old, new.get_mut("spec")) {
-                    set_default(spec, field, old);
-                }
-            }
+        if part == Part::Main {
+            update::prepare(new, old);
         }
     },
-    validate: service,
-    validate_update: |new, old, part| {
-        let mut findings = Vec::new();
-        let fixed = |object: &Value| text(object, "spec.type") != "ExternalName";
-        let (ip, before) = (At::root(new).at("spec.clusterIP"), text(old, "spec.clusterIP"));
-        if part == Part::Main && fixed(new) && fixed(old) && !before.is_empty() && ip.str() != before {
-            findings.push(FieldError::invalid("spec.clusterIPs[0]", json!([ip.str()]), "may not change once set"));
-        }
-        findings
-    },
+    validate: rules::validate,
+    validate_update: |new, old, part| if part == Part::Main { rules::validate_update(new, old) } else { Vec::new() },
     columns: &[
         NAME,
         column("Type"),
@@ -221,70 +222,4 @@ fn ports(object: &Value) -> String {
         })
         .collect();
     if shown.is_empty() { "<none>".to_owned() } else { shown.join(",") }
-}
-
-fn service(object: &Value) -> Vec<FieldError> {
-    let spec = At::root(object).get("spec");
-    let mut findings = Vec::new();
-    let kind = spec.get("type");
-    one_of(&mut findings, &kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
-    let headless = spec.get("clusterIP").str() == "None";
-    let list = spec.get("ports");
-    if list.len() == 0 && !headless && kind.str() != "ExternalName" {
-        findings.push(list.required(""));
-    }
-    if kind.str() == "ExternalName" && spec.get("externalName").is_empty() {
-        findings.push(spec.get("externalName").required(""));
-    }
-    let several = list.len() > 1;
-    let (mut names, mut seen, mut node_ports) = (Vec::new(), Vec::new(), Vec::new());
-    for port in list.items() {
-        let name = port.get("name");
-        if name.is_empty() {
-            if several {
-                findings.push(name.required(""));
-            }
-        } else {
-            each(&mut findings, &name, &label_problems(name.str()));
-            if names.contains(&name.str()) {
-                findings.push(name.duplicate());
-            }
-            names.push(name.str());
-        }
-        let number = port.get("port");
-        for problem in port_problems(number.int().unwrap_or(0)) {
-            findings.push(FieldError::invalid(number.path.clone(), number.int().unwrap_or(0), &problem));
-        }
-        let protocol = port.get("protocol");
-        one_of(&mut findings, &protocol, &["SCTP", "TCP", "UDP"]);
-        super::pod::container::port(&mut findings, &port.get("targetPort"));
-        if seen.contains(&(number.int(), protocol.str())) {
-            let value = json!({ "protocol": protocol.value, "port": number.value });
-            findings.push(FieldError::duplicate(port.path.clone(), value));
-        }
-        seen.push((number.int(), protocol.str()));
-        let node = port.get("nodePort");
-        if let Some(value) = node.int().filter(|value| *value != 0) {
-            if kind.str() == "ClusterIP" {
-                findings.push(node.forbidden("may not be used when `type` is 'ClusterIP'"));
-            }
-            if node_ports.contains(&(value, protocol.str())) {
-                findings.push(node.duplicate());
-            }
-            node_ports.push((value, protocol.str()));
-        }
-    }
-    labels(&mut findings, &spec.get("selector"));
-    one_of(&mut findings, &spec.get("sessionAffinity"), &["ClientIP", "None"]);
-    let ip = spec.get("clusterIP");
-    if !ip.is_empty() && !headless {
-        each(&mut findings, &ip, &crate::validate::text::ip_problems(ip.str()));
-    }
-    for policy in ["internalTrafficPolicy", "externalTrafficPolicy"] {
-        let at = spec.get(policy);
-        if at.is_set() && !at.is_empty() {
-            one_of(&mut findings, &at, &["Cluster", "Local"]);
-        }
-    }
-    findings
 }

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::schemars::SchemaGenerator;
 use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -38,5 +39,6 @@ fn collect() -> Map<String, Value> {
         authentication::v1::{TokenReview, SelfSubjectReview}
         authorization::v1::{SubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, LocalSubjectAccessReview}
     }
+    let _ = generator.subschema_for::<CustomResourceDefinition>();
     generator.take_definitions(false)
 }

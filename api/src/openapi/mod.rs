@@ -4,6 +4,7 @@
 //! `k8s-openapi`. Subresources have no operations here: no client looks for them.
 
 mod descriptions;
+pub mod gnostic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +42,7 @@ fn full_name(message: &Message) -> String {
     let (package, name) = message.name.rsplit_once('.').unwrap_or(("", message.name));
     match package {
         "meta/v1" => format!("{META}.{name}"),
+        "apiextensions/v1" => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}"),
         _ => format!("io.k8s.api.{}.{name}", package.replace('/', ".")),
     }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::text::{label_problems, path_segment_problems, qualified_name_problems, subdomain_problems};
+use super::text::{
+    address_problems, label_problems, path_segment_problems, qualified_name_problems, subdomain_problems,
+};
 use super::{each, labels, unchanged};
 use crate::cursor::{At, find, list, text};
 use crate::field::FieldError;
@@ -18,6 +20,8 @@ pub enum NameRule {
     Label,
     /// Anything that can stand in a path.
     PathSegment,
+    /// An IP address in its canonical spelling.
+    Address,
 }
 
 impl NameRule {
@@ -36,6 +40,7 @@ impl NameRule {
             Self::Subdomain => subdomain_problems(name),
             Self::Label => label_problems(name),
             Self::PathSegment => path_segment_problems(name),
+            Self::Address => address_problems(name),
         }
     }
 }

@@ -222,6 +222,42 @@ pub fn ip_problems(text: &str) -> Vec<String> {
     vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
 }
 
+/// An IP address in the one spelling that is canonical.
+pub fn address_problems(text: &str) -> Vec<String> {
+    match text.parse::<std::net::IpAddr>() {
+        Err(_) => ip_problems(text),
+        Ok(std::net::IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(address) if address.to_string() != text => vec![format!("must be in canonical form ({:?})", address.to_string())],
+        Ok(_) => Vec::new(),
+    }
+}
+
+/// A network such as `10.96.0.0/16`, with nothing set behind its prefix.
+pub fn cidr_problems(text: &str) -> Vec<String> {
+    use std::net::IpAddr;
+    let malformed = || vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()];
+    let Some((address, bits)) = text.split_once('/') else { return malformed() };
+    let (Ok(address), Ok(bits)) = (address.parse::<IpAddr>(), bits.parse::<u32>()) else { return malformed() };
+    let base = match address {
+        IpAddr::V4(address) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            IpAddr::from((u32::from(address) & mask).to_be_bytes())
+        }
+        IpAddr::V6(address) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            IpAddr::from((u128::from(address) & mask).to_be_bytes())
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => return malformed(),
+    };
+    if base != address {
+        return vec!["must not have bits set beyond the prefix length".to_owned()];
+    }
+    let canonical = format!("{base}/{bits}");
+    if canonical == text { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

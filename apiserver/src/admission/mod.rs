@@ -5,6 +5,7 @@
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_resize;
 pub mod pod_security;
 pub mod priority;
 pub mod resource_quota;
@@ -76,12 +77,16 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
     namespace_lifecycle::protect(review)?;
     node_restriction::admit(review, object)?;
     if review.operation != Operation::Delete {
-        if review.creates("pods") {
+        let resizes = pod_resize::is_resize(review);
+        if review.creates("pods") || resizes {
             limit_ranger::check(api, review, object)?;
+        }
+        if resizes {
+            pod_resize::admit(api, review, object).await?;
         }
         pod_security::admit(api, review, object).await?;
     }
-    if review.operation == Operation::Create {
+    if review.operation == Operation::Create || pod_resize::is_resize(review) {
         resource_quota::admit(api, review, object).await?;
     }
     Ok(())

@@ -18,12 +18,22 @@ type Amounts = BTreeMap<String, Quantity>;
 /// Charges every quota of the namespace that covers the object.
 pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<()> {
     let target = review.target;
-    if !target.kind.namespaced() || !review.subresource.is_empty() {
+    let resized = review.old.filter(|_| super::pod_resize::is_resize(review));
+    if !target.kind.namespaced() || (!review.subresource.is_empty() && resized.is_none()) {
         return Ok(());
     }
     let Some(kind) = balsa_api::kinds::find("", "v1", "resourcequotas") else { return Ok(()) };
     let quotas = api.cache(kind)?.list(target.namespace);
-    let usage = if quotas.is_empty() { return Ok(()) } else { usage(review, object) };
+    if quotas.is_empty() {
+        return Ok(());
+    }
+    let usage = match resized {
+        Some(old) => growth(&pod_usage(object), &pod_usage(old)),
+        None => usage(review, object),
+    };
+    if resized.is_some() && usage.len() == 1 {
+        return Ok(());
+    }
     for quota in quotas {
         let refuse = |detail: String| ApiError::forbidden(&target.kind.gvr(), target.name, &detail);
         match charge(&quota.value(), object, &usage).map_err(refuse)? {
@@ -83,6 +93,18 @@ fn usage(review: &Review<'_>, object: &Value) -> Amounts {
         }
     }
     usage
+}
+
+/// What a resized pod costs more than before; what it gives back is counted later. No further pod comes with it. Pure.
+fn growth(new: &Amounts, old: &Amounts) -> Amounts {
+    let mut grown = Amounts::from([("pods".to_owned(), Quantity::ZERO)]);
+    for (key, amount) in new {
+        let more = amount.minus(old.get(key).unwrap_or(&Quantity::ZERO));
+        if !more.is_negative() && !more.is_zero() {
+            grown.insert(key.clone(), more);
+        }
+    }
+    grown
 }
 
 /// A pod's requests and limits: containers summed, the largest init container, overhead.

@@ -3,6 +3,7 @@
 pub mod rbac;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use balsa_api::meta::GroupVersionResource;
 use balsa_api::status::ApiError;
@@ -19,12 +20,23 @@ const RESOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "r
 pub struct Authorizer {
     caches: Arc<Caches>,
     policy: Mutex<Option<(Vec<(u64, u64)>, Arc<Policy>)>>,
+    complete: AtomicBool,
 }
 
 impl Authorizer {
     /// Over these caches.
     pub fn new(caches: Arc<Caches>) -> Self {
-        Self { caches, policy: Mutex::new(None) }
+        Self { caches, policy: Mutex::new(None), complete: AtomicBool::new(false) }
+    }
+
+    /// From now on the caches are known to hold the bootstrap roles, so that a no is a no.
+    pub fn set_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// See [`Self::set_complete`].
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
     }
 
     /// The policy as of now.
@@ -52,9 +64,17 @@ impl Authorizer {
         self.policy().allows(caller, attributes)
     }
 
-    /// 403 unless the caller may.
+    /// 403 unless the caller may; 503 while the roles that might allow it are not known yet.
     pub fn check(&self, caller: &Caller, attributes: &Attributes) -> Result<(), ApiError> {
-        if self.allows(caller, attributes).is_some() { Ok(()) } else { Err(forbidden(caller, attributes)) }
+        // Asked first: the roles may come in between the two.
+        let complete = self.is_complete();
+        if self.allows(caller, attributes).is_some() {
+            Ok(())
+        } else if complete {
+            Err(forbidden(caller, attributes))
+        } else {
+            Err(ApiError::unavailable("the bootstrap roles are not in place yet").with_retry_after(1))
+        }
     }
 }
 

@@ -10,6 +10,8 @@ use balsa_process::backoff::Backoff;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::allocation::range::Network;
+use crate::allocation::repair;
 use crate::pipeline::{Api, Call, Target};
 use crate::value;
 
@@ -18,7 +20,10 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
     let mut backoff = Backoff::connection();
     while !stop.is_cancelled() {
         match once(&api).await {
-            Ok(()) => return tracing::info!("the cluster's own objects are in place"),
+            Ok(()) => {
+                api.authorizer.set_complete();
+                return tracing::info!("the cluster's own objects are in place");
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot put the cluster's own objects in place yet");
                 tokio::select! {
@@ -37,6 +42,9 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(api, "", &object("v1", "Namespace", name, json!({}))).await?;
     }
+    let network = json!({"spec": {"cidrs": [api.settings.service_cidr]}});
+    ensure(api, "", &object("networking.k8s.io/v1", "ServiceCIDR", repair::DEFAULT_NETWORK, network)).await?;
+    repair::ready_default(api, Call::internal("bootstrap").now).await?;
     ensure(api, "default", &kubernetes_service(&api.settings.service_cidr)).await?;
     for (name, level, description) in [
         ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
@@ -48,7 +56,12 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     for role in roles::all() {
         ensure(api, value::namespace(&role), &role).await?;
     }
-    Ok(())
+    let written = api.store.revision().await.map_err(|error| ApiError::unavailable(error.to_string()))?;
+    if api.caches.wait_for(written, Duration::from_secs(10)).await {
+        Ok(())
+    } else {
+        Err(ApiError::unavailable("the caches have not seen the bootstrap roles yet"))
+    }
 }
 
 /// An object by name with further members.
@@ -71,11 +84,7 @@ fn kubernetes_service(cidr: &str) -> Value {
 
 /// The first usable address of an IPv4 network. Pure.
 fn first_address(cidr: &str) -> String {
-    let network = cidr.split('/').next().unwrap_or_default();
-    match network.parse::<std::net::Ipv4Addr>() {
-        Ok(address) => std::net::Ipv4Addr::from(u32::from(address).wrapping_add(1)).to_string(),
-        Err(_) => "10.96.0.1".to_owned(),
-    }
+    Network::parse(cidr).map_or_else(|| "10.96.0.1".to_owned(), |network| network.first().to_string())
 }
 
 /// Creates the object unless one of its name is there. A kind that is not served is left out.
@@ -103,6 +112,6 @@ mod tests {
     #[test]
     fn the_first_address_serves_the_api() {
         assert_eq!(first_address("10.96.0.0/16"), "10.96.0.1");
-        assert_eq!(first_address("172.20.0.0/12"), "172.20.0.1");
+        assert_eq!(first_address("172.20.0.0/14"), "172.20.0.1");
     }
 }

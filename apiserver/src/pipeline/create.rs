@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::body::{self, Body};
 use super::{Api, Call, Found, Target, encode, rules, store_error};
 use crate::admission::{self, Operation, Review};
+use crate::allocation::Fate;
 use crate::storage::{Written, envelope};
 use crate::value;
 
@@ -78,12 +79,21 @@ impl Api {
             let finding = FieldError::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(&kind.gvk(), "", &[finding]));
         }
-        let findings = kind.validate_create(&object);
+        let claims = self.allocate(call, target, &mut object, None).await?;
+        let outcome = self.admit_new(&review, object).await;
+        let fate = outcome.as_ref().map_or_else(Fate::of_error, |_| Fate::Written);
+        self.settle(claims, fate).await;
+        outcome
+    }
+
+    async fn admit_new(&self, review: &Review<'_>, object: Value) -> ApiResult<Found> {
+        let Review { call, target, .. } = *review;
+        let findings = target.kind.validate_create(&object);
         if !findings.is_empty() {
-            return Err(ApiError::invalid(&kind.gvk(), &name, &findings));
+            return Err(ApiError::invalid(&target.kind.gvk(), target.name, &findings));
         }
-        kind.warnings(&object).into_iter().for_each(|text| call.warn(text));
-        admission::validate(self, &review, &object).await?;
+        target.kind.warnings(&object).into_iter().for_each(|text| call.warn(text));
+        admission::validate(self, review, &object).await?;
         self.insert(call, target, object).await
     }
 

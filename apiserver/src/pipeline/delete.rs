@@ -41,6 +41,9 @@ impl Api {
             }
             match self.carry_out(target, &old, &new, gone).await? {
                 Written::Done(revision) => {
+                    if gone {
+                        self.release_all(target, &old.value).await;
+                    }
                     let (user, cause) = (&call.caller.user, &call.cause);
                     tracing::debug!(key = target.key(), revision, gone, user, cause, "deleted");
                     envelope::set_revision(&mut new, revision);

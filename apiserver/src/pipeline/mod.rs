@@ -81,8 +81,10 @@ impl Call {
 pub struct Settings {
     /// This apiserver's name.
     pub name: String,
-    /// First address of the service network: `kubernetes.default`.
+    /// The network that Services' addresses come from; its first address is `kubernetes.default`.
     pub service_cidr: String,
+    /// The ports of nodes that Services may have.
+    pub node_ports: crate::allocation::range::PortRange,
 }
 
 /// Everything that a request needs.

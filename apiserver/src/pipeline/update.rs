@@ -8,6 +8,7 @@ use super::body::{self, Body};
 use super::create::ttl;
 use super::{Api, Call, Found, Target, decode, encode, rules, store_error};
 use crate::admission::{self, Operation, Review};
+use crate::allocation::{Claims, Fate};
 use crate::storage::{Written, envelope};
 use crate::value;
 
@@ -95,9 +96,20 @@ impl Api {
         let kind = target.kind;
         let mut new = change(&old.value)?;
         value::set_type(&mut new, kind);
-        if by_rules {
-            self.apply_rules(call, target, part, &mut new, &old.value).await?;
-        }
+        let claims = if by_rules { self.apply_rules(call, target, part, &mut new, &old.value).await? } else { Claims::default() };
+        let outcome = self.write_changed(call, target, old, new).await;
+        let fate = match &outcome {
+            Ok(Attempt::Done(_)) => Fate::Written,
+            Ok(Attempt::Lost(_)) => Fate::Refused,
+            Err(error) => Fate::of_error(error),
+        };
+        self.settle(claims, fate).await;
+        outcome
+    }
+
+    /// The store transaction of a change.
+    async fn write_changed(&self, call: &Call, target: Target<'_>, old: &Found, mut new: Value) -> ApiResult<Attempt> {
+        let kind = target.kind;
         if rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value) {
             // Nothing to write; but only the store knows whether this is still the state.
             return self.unchanged(call, target, old).await;
@@ -115,6 +127,9 @@ impl Api {
         match written.map_err(|error| store_error(error, true))? {
             Written::Done(revision) => {
                 tracing::debug!(key, revision, gone, user = call.caller.user, cause = call.cause, "changed");
+                if gone {
+                    self.release_all(target, &old.value).await;
+                }
                 envelope::set_revision(&mut new, revision);
                 Ok(Attempt::Done(Found { value: new, revision }))
             }
@@ -129,7 +144,7 @@ impl Api {
         part: Part<'_>,
         new: &mut Value,
         old: &Value,
-    ) -> ApiResult<()> {
+    ) -> ApiResult<Claims> {
         let kind = target.kind;
         rules::stamp_changed(new, old);
         kind.default(new);
@@ -138,13 +153,28 @@ impl Api {
         let review = Review { call, target, operation: Operation::Update, subresource, old: Some(old) };
         admission::mutate(self, &review, new).await?;
         self.track_managers(call, kind, new, Some(old), subresource)?;
-        let mut findings = rules::check_finalizers(new, old);
-        findings.extend(kind.validate_update(new, old, part));
-        if !findings.is_empty() {
-            return Err(ApiError::invalid(&kind.gvk(), target.name, &findings));
+        let claims = match part {
+            Part::Main => self.allocate(call, target, new, Some(old)).await?,
+            Part::Status | Part::Other(_) => Claims::default(),
+        };
+        match self.admit_changed(&review, part, new, old).await {
+            Ok(()) => Ok(claims),
+            Err(error) => {
+                self.settle(claims, Fate::Refused).await;
+                Err(error)
+            }
         }
-        kind.warnings(new).into_iter().for_each(|text| call.warn(text));
-        admission::validate(self, &review, new).await
+    }
+
+    async fn admit_changed(&self, review: &Review<'_>, part: Part<'_>, new: &Value, old: &Value) -> ApiResult<()> {
+        let Review { call, target, .. } = *review;
+        let mut findings = rules::check_finalizers(new, old);
+        findings.extend(target.kind.validate_update(new, old, part));
+        if !findings.is_empty() {
+            return Err(ApiError::invalid(&target.kind.gvk(), target.name, &findings));
+        }
+        target.kind.warnings(new).into_iter().for_each(|text| call.warn(text));
+        admission::validate(self, review, new).await
     }
 
     /// A write that changes nothing: the state stands if the store still has this revision.

@@ -25,12 +25,17 @@ const ROOT_PATHS: [&str; 14] = [
 #[derive(Default)]
 pub struct OpenApi {
     v2: OnceLock<Bytes>,
+    v2_protobuf: OnceLock<Bytes>,
     v3: OnceLock<BTreeMap<String, (String, Bytes)>>,
 }
 
 impl OpenApi {
     fn v2(&self) -> &Bytes {
         self.v2.get_or_init(|| serde_json::to_vec(&openapi::v2()).unwrap_or_default().into())
+    }
+
+    fn v2_protobuf(&self) -> &Bytes {
+        self.v2_protobuf.get_or_init(|| openapi::gnostic::encode(&openapi::v2()).into())
     }
 
     /// Documents by path (`api/v1`, `apis/apps/v1`) with their hashes.
@@ -133,13 +138,15 @@ impl Rest {
     }
 
     fn openapi_v2(&self, exchange: &Exchange, known: &str) -> ApiResult<Answer> {
-        // The protobuf form is not made; who takes nothing else falls back to v3.
-        if !exchange.accept.is_empty() && negotiate::view(&exchange.accept, false).is_err() {
-            return Err(negotiate::not_acceptable());
-        }
-        let body = self.openapi.v2().clone();
-        let etag = format!("\"{}\"", openapi::hash(&body));
-        Ok(cached(Answer::json(StatusCode::OK, body), &etag, known))
+        let answer = if negotiate::openapi_protobuf(&exchange.accept)? {
+            let mut answer = Answer::json(StatusCode::OK, self.openapi.v2_protobuf().clone());
+            answer.content_type = openapi::gnostic::MEDIA_TYPE;
+            answer
+        } else {
+            Answer::json(StatusCode::OK, self.openapi.v2().clone())
+        };
+        let etag = format!("\"{}\"", openapi::hash(&answer.body));
+        Ok(cached(answer, &etag, known).with(header::VARY, "Accept"))
     }
 
     fn openapi_v3(&self, exchange: &Exchange, name: &str, known: &str) -> Answer {
@@ -165,8 +172,17 @@ impl Rest {
             Err(_) => Err("the store does not answer in time".to_owned()),
         };
         let loaded = if self.api.caches.is_loaded() { Ok(()) } else { Err("the state is not loaded yet".to_owned()) };
+        let complete = self.api.authorizer.is_complete();
+        let roles = if complete { Ok(()) } else { Err("the bootstrap roles are not in place yet".to_owned()) };
         let live = of == "livez";
-        let checks: Vec<(&str, Result<(), String>)> = [("ping", Ok(())), ("store", store.clone()), ("etcd", store), ("informer-sync", loaded)]
+        let all = [
+            ("ping", Ok(())),
+            ("store", store.clone()),
+            ("etcd", store),
+            ("informer-sync", loaded),
+            ("poststarthook/rbac/bootstrap-roles", roles),
+        ];
+        let checks: Vec<(&str, Result<(), String>)> = all
             .into_iter()
             // A process is alive although its store is not.
             .filter(|(name, _)| !live || *name == "ping")

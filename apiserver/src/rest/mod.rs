@@ -231,6 +231,12 @@ impl Rest {
         request: Request<Body>,
         gzip: bool,
     ) -> ApiResult<Response<Body>> {
+        if resource::is_proxy(path) {
+            // Methods without a verb are for those who may do anything.
+            let verb = route::verb(&exchange.method, path, &exchange.query).unwrap_or_default();
+            self.api.authorizer.check(&exchange.call.caller, &resource::attributes(path, verb, &exchange.query))?;
+            return self.proxy(exchange, path, request).await;
+        }
         let Some(verb) = route::verb(&exchange.method, path, &exchange.query) else {
             return Err(ApiError::method_not_allowed(&resource::gvr(path)));
         };

@@ -1,5 +1,6 @@
 //! Which form of an answer a client takes. Pure.
 
+use balsa_api::openapi::gnostic;
 use balsa_api::status::{ApiError, ApiResult};
 
 /// How objects are shown.
@@ -77,6 +78,19 @@ pub fn aggregated_discovery(accept: &str) -> Option<&'static str> {
     None
 }
 
+/// Whether the OpenAPI document is wanted as protobuf rather than JSON. 406 where neither will do.
+pub fn openapi_protobuf(accept: &str) -> ApiResult<bool> {
+    for wanted in alternatives(accept) {
+        match wanted.media {
+            // The older spelling is what clients send; it is no valid media type, so servers answer with the newer.
+            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" | gnostic::MEDIA_TYPE => return Ok(true),
+            media if is_json(media) => return Ok(false),
+            _ => {}
+        }
+    }
+    Err(not_acceptable())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +114,9 @@ mod tests {
         let client = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(aggregated_discovery(client), Some("v2"));
         assert_eq!(aggregated_discovery("application/json"), None);
+        let openapi = |accept: &str| openapi_protobuf(accept).map_err(|error| error.code);
+        assert_eq!(openapi("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), Ok(true));
+        assert_eq!([openapi(""), openapi("application/json"), openapi("*/*")], [Ok(false), Ok(false), Ok(false)]);
+        assert_eq!(openapi("text/html"), Err(406));
     }
 }

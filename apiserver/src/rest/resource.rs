@@ -52,6 +52,11 @@ pub fn attributes(path: &ResourcePath, verb: &str, query: &Query) -> Attributes 
     }
 }
 
+/// Whether the request goes on to a pod, a service or a node.
+pub fn is_proxy(path: &ResourcePath) -> bool {
+    path.group.is_empty() && path.subresource == "proxy" && matches!(path.resource.as_str(), "pods" | "services" | "nodes")
+}
+
 /// Whether the request is about a stream to a container.
 pub fn is_stream(path: &ResourcePath) -> bool {
     path.group.is_empty() && path.resource == "pods" && stream_kind(&path.subresource).is_some()
@@ -244,9 +249,6 @@ impl Rest {
     ) -> ApiResult<Answer> {
         let known = kind.subresources().iter().find(|sub| sub.name == path.subresource);
         let Some(subresource) = known else { return Err(ApiError::no_such_path()) };
-        if path.subresource == "proxy" {
-            return Err(ApiError::new(501, "NotImplemented", "this server does not proxy to pods, services or nodes yet"));
-        }
         if !subresource.verbs.contains(&verb) {
             return Err(ApiError::method_not_allowed(&kind.gvr()));
         }
@@ -350,7 +352,7 @@ impl Rest {
         Ok(self.streaming.handle(request, target).await)
     }
 
-    async fn node_address(&self, node: &str) -> ApiResult<String> {
+    pub(crate) async fn node_address(&self, node: &str) -> ApiResult<String> {
         let kind = balsa_api::kinds::find("", "v1", "nodes").ok_or_else(ApiError::no_such_path)?;
         let target = Target { kind, namespace: "", name: node };
         let found = self.api.lookup(target).await?.ok_or_else(|| target.not_found())?;

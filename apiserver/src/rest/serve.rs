@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Peer, Rest};
 use crate::authn::Caller;
+use crate::proxy::Client;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -36,10 +37,10 @@ pub async fn serve(
         None => None,
     };
     loop {
-        let stream = tokio::select! {
+        let (stream, client) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -51,7 +52,7 @@ pub async fn serve(
         let (rest, acceptor, stop) = (rest.clone(), acceptor.clone(), stop.clone());
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
-                return connection(rest, TokioIo::new(stream), Peer::Loopback, stop).await;
+                return connection(rest, TokioIo::new(stream), (Peer::Loopback, Client(client)), stop).await;
             };
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
@@ -61,7 +62,7 @@ pub async fn serve(
                         Some(Err(error)) => return tracing::info!(%error, "a client certificate was refused"),
                         None => Peer::Unknown,
                     };
-                    connection(rest, TokioIo::new(stream), peer, stop).await;
+                    connection(rest, TokioIo::new(stream), (peer, Client(client)), stop).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => tracing::debug!("TLS handshake took too long"),
@@ -70,11 +71,12 @@ pub async fn serve(
     }
 }
 
-async fn connection<S>(rest: Arc<Rest>, stream: TokioIo<S>, peer: Peer, stop: CancellationToken)
+async fn connection<S>(rest: Arc<Rest>, stream: TokioIo<S>, (peer, client): (Peer, Client), stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(client);
         let (rest, peer) = (rest.clone(), peer.clone());
         async move { Ok::<_, Infallible>(rest.handle(peer, request.map(Body::new)).await) }
     });

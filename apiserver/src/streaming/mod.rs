@@ -8,9 +8,9 @@ mod channels;
 mod choose;
 mod forward;
 mod log;
-mod node;
+pub(crate) mod node;
 mod query;
-mod socket;
+pub(crate) mod socket;
 pub mod spdy;
 mod status;
 mod terminal;
@@ -97,8 +97,13 @@ impl Streaming {
         result.unwrap_or_else(|error| upgrade::error(&error))
     }
 
+    /// The way to node agents.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
     /// Runs a stream on its own until it ends or the process does.
-    fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {

@@ -8,8 +8,8 @@ use balsa_process::tls::TlsIdentity;
 use balsa_proto::node::node_client::NodeClient;
 use balsa_proto::node::stream_output::Output;
 use balsa_proto::node::{
-    LogsChunk, LogsRequest, PortForwardInput, PortForwardOutput, PortForwardStart, StreamInput, StreamOutput,
-    port_forward_input,
+    LogsChunk, LogsRequest, PortForwardInput, PortForwardOutput, PortForwardStart, StatsRequest, StreamInput,
+    StreamOutput, port_forward_input,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -148,6 +148,13 @@ impl Nodes {
             }
         })
         .await
+    }
+
+    /// What the node says of its use of resources: the kubelet's /stats/summary as JSON.
+    pub async fn stats(&self, address: &Address) -> Result<bytes::Bytes, Status> {
+        let mut client = self.client(address).await?;
+        let answered = self.setup(address, client.stats(StatsRequest {})).await?;
+        Ok(answered.into_inner().summary)
     }
 
     /// Opens one connection to a port of the pod. Returns once it stands.

@@ -143,7 +143,7 @@ fn spawn_control_plane(
     spawn(parts, "store", balsa_store::run(balsa_store::Config::parse_from(flags(&files, &words)), stop.clone()));
     let key = state.join("pki/sa.key");
     if !key.exists() {
-        fs::write(&key, balsa_process::pki::signing_key_pem()?).with_context(|| format!("{}", key.display()))?;
+        balsa_process::pki::write_private(&key, &balsa_process::pki::signing_key_pem()?)?;
     }
     let files = identity(authority, state, "apiserver1", names::APISERVER, &[names::MASTERS])?;
     let words = format!(

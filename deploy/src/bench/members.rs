@@ -1,10 +1,12 @@
-//! Three members of a store on loopback, ours or etcd's, as processes of their own in a folder of their own.
+//! Members of a store on loopback, ours or etcd's, as processes of their own in a folder of their own.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
+
+use crate::run;
 
 /// Whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +35,16 @@ impl Drop for Members {
 }
 
 impl Members {
-    /// Starts three members of `system` from `program`, with data under `folder`; six ports from `first_port` up.
-    pub fn start(system: System, program: &Path, folder: &Path, first_port: u16) -> Result<Self> {
+    /// Starts `count` members of `system` from `program`, with data under `folder`; two ports each from `first_port` up.
+    /// Data that is there already is used.
+    pub fn start(system: System, program: &Path, folder: &Path, count: u16, first_port: u16) -> Result<Self> {
         let client = |index: u16| first_port + 2 * index;
         let peer = |index: u16| first_port + 2 * index + 1;
         let initial: Vec<String> =
-            (0..3).map(|index| format!("m{index}=http://127.0.0.1:{}", peer(index))).collect();
+            (0..count).map(|index| format!("m{index}=http://127.0.0.1:{}", peer(index))).collect();
         let initial = initial.join(",");
         let mut members = Self { children: Vec::new(), endpoints: Vec::new() };
-        for index in 0..3 {
+        for index in 0..count {
             let data = folder.join(format!("{system:?}-{index}"));
             fs::create_dir_all(&data).with_context(|| format!("{}", data.display()))?;
             let log = fs::File::create(folder.join(format!("{system:?}-{index}.log")))?;
@@ -72,6 +75,22 @@ impl Members {
             members.endpoints.push(format!("http://127.0.0.1:{client}"));
         }
         Ok(members)
+    }
+
+    /// Ends all members as an administrator would and waits until they are gone.
+    pub fn stop(mut self) -> Result<()> {
+        for child in &mut self.children {
+            run::output(Command::new("kill").arg(child.id().to_string()))?;
+        }
+        for child in &mut self.children {
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Resident memory of all members, bytes.
+    pub fn resident(&self) -> u64 {
+        self.children.iter().map(|child| super::memory::resident(child.id())).sum()
     }
 
     /// CPU time of all members so far, microseconds.

@@ -14,6 +14,12 @@ fn kibibytes(status: &str, key: &str) -> Option<u64> {
     status.lines().find(|line| line.starts_with(key))?.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Resident memory of a process, bytes; 0 for one that is gone.
+pub fn resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    kibibytes(&status, "VmRSS:").unwrap_or(0) * 1024
+}
+
 /// Measures and prints one line per process.
 pub fn measure(layout: &Layout) -> Result<()> {
     let processes = layout

@@ -3,11 +3,13 @@
 //! Machines are noisy, so a peer is measured in the same run, taking turns, and every figure comes with the server's
 //! CPU time per operation. No test asserts any of it.
 
+mod keys;
 mod load;
 mod members;
 mod memory;
 mod pods;
 mod store;
+mod workloads;
 
 use std::fs;
 
@@ -21,9 +23,10 @@ use crate::layout::Layout;
 /// Flags of `bench`.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
-    /// store: puts per second beside etcd's. pods: create → Running beside `docker run`. memory: every process's.
-    /// The last two need a running cluster. Without a word all of them.
-    #[arg(value_parser = ["store", "pods", "memory"])]
+    /// store: puts, reads, transactions and watches beside etcd's. pods: create → Running beside `docker run`. memory:
+    /// every process's. keys: memory and start-up of one member that holds many keys. pods and memory need a running
+    /// cluster. Without a word: store, pods and memory.
+    #[arg(value_parser = ["store", "pods", "memory", "keys"])]
     what: Vec<String>,
     #[command(flatten)]
     layout: Layout,
@@ -36,6 +39,9 @@ pub struct Options {
     /// How often each figure is taken, in turn with the peer's.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Keys for `keys`.
+    #[arg(long, default_value_t = 10_000_000)]
+    keys: u64,
     /// Pods to create, one after the other.
     #[arg(long, default_value_t = 20)]
     pods: u32,
@@ -47,6 +53,9 @@ pub fn bench(options: &Options) -> Result<()> {
     print_line(&machine());
     if wants("store") {
         store::measure(options.profile, options.puts, options.rounds)?;
+    }
+    if options.what.iter().any(|word| word == "keys") {
+        keys::measure(options.profile, options.keys)?;
     }
     if wants("pods") {
         pods::measure(&options.layout, options.pods)?;
@@ -81,10 +90,23 @@ fn machine() -> Value {
 /// CPU time that a process has used so far, microseconds.
 fn cpu_micros(process: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // Behind the program's name, which may hold spaces: field 14 and 15 of proc(5), in ticks of 10 ms.
+    // Fields 14 and 15 of proc(5).
+    cpu_fields(&stat, 11)
+}
+
+/// Two neighbouring times of a `stat` line, summed; `index` counts from behind the program's name, which may hold spaces.
+fn cpu_fields(stat: &str, index: usize) -> u64 {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    (ticks(11) + ticks(12)) * 10_000
+    // In ticks of 10 ms.
+    (ticks(index) + ticks(index + 1)) * 10_000
+}
+
+/// CPU time of the programs that this one has run to their end, microseconds.
+fn children_cpu_micros() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 16 and 17 of proc(5).
+    cpu_fields(&stat, 13)
 }
 
 /// The value below which `percent` of the sorted figures are.

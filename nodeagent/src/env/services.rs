@@ -9,26 +9,36 @@ use k8s_openapi::api::core::v1::Service;
 
 /// Variables for a pod. `own` are the services of its namespace, `default` those of the namespace `default`.
 pub fn variables(own: &[Service], default: &[Service], links: bool) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
     let master = default.iter().filter(|service| service.metadata.name.as_deref() == Some("kubernetes"));
     let own = own.iter().filter(|_| links);
-    for service in master.chain(own) {
-        one(service, &mut out);
-    }
+    // A service of the pod's own namespace that is called `kubernetes` takes the place of the cluster's, whole.
+    let by_name: BTreeMap<&str, &Service> = master
+        .chain(own)
+        .filter(|service| address(service).is_some())
+        .filter_map(|service| Some((service.metadata.name.as_deref()?, service)))
+        .collect();
+    let mut out = BTreeMap::new();
+    by_name.values().for_each(|service| one(service, &mut out));
     out
 }
 
+/// Its cluster IP, where it has one.
+fn address(service: &Service) -> Option<&str> {
+    let spec = service.spec.as_ref()?;
+    let named = spec.type_.as_deref() == Some("ExternalName");
+    spec.cluster_ip.as_deref().filter(|ip| !named && !ip.is_empty() && *ip != "None")
+}
+
 fn one(service: &Service, out: &mut BTreeMap<String, String>) {
-    let Some(spec) = &service.spec else { return };
-    let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { return };
+    let (Some(ip), Some(spec)) = (address(service), &service.spec) else { return };
     let Some(first) = spec.ports.as_ref().and_then(|ports| ports.first()) else { return };
     let name = variable_name(service.metadata.name.as_deref().unwrap_or_default());
     // An IPv6 address needs brackets where a port follows.
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     out.insert(format!("{name}_SERVICE_HOST"), ip.to_owned());
     out.insert(format!("{name}_SERVICE_PORT"), first.port.to_string());
-    for port in spec.ports.iter().flatten() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let protocol = port.protocol.as_deref().filter(|protocol| !protocol.is_empty()).unwrap_or("TCP");
         if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             out.insert(format!("{name}_SERVICE_PORT_{}", variable_name(port_name)), port.port.to_string());
         }
@@ -38,8 +48,8 @@ fn one(service: &Service, out: &mut BTreeMap<String, String>) {
         out.insert(format!("{prefix}_PROTO"), protocol.to_ascii_lowercase());
         out.insert(format!("{prefix}_PORT"), port.port.to_string());
         out.insert(format!("{prefix}_ADDR"), ip.to_owned());
-        if port.port == first.port {
-            out.entry(format!("{name}_PORT")).or_insert(url);
+        if index == 0 {
+            out.insert(format!("{name}_PORT"), url);
         }
     }
 }
@@ -82,5 +92,20 @@ mod tests {
         let master = [service("kubernetes", "10.96.0.1"), service("other", "10.96.0.2")];
         let unlinked = variables(&[service("a", "10.96.0.9")], &master, false);
         assert!(unlinked.contains_key("KUBERNETES_SERVICE_HOST") && unlinked.len() == 12);
+        let external = serde_json::json!({ "metadata": { "name": "x" }, "spec": {
+            "type": "ExternalName", "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] } });
+        assert!(variables(&[serde_json::from_value(external).unwrap()], &[], true).is_empty());
+    }
+
+    #[test]
+    fn a_namesake_of_the_api_takes_its_place_whole() {
+        let mine: Service = serde_json::from_value(serde_json::json!({ "metadata": { "name": "kubernetes" }, "spec": {
+            "clusterIP": "10.96.0.9", "ports": [{ "port": 81 }] } }))
+        .unwrap();
+        let master = [service("kubernetes", "10.96.0.1")];
+        let all = variables(&[mine.clone()], &master, true);
+        assert_eq!((all["KUBERNETES_PORT"].as_str(), all["KUBERNETES_SERVICE_PORT"].as_str()), ("tcp://10.96.0.9:81", "81"));
+        assert!(!all.contains_key("KUBERNETES_PORT_80_TCP"));
+        assert_eq!(variables(&[mine], &master, false)["KUBERNETES_SERVICE_HOST"], "10.96.0.1");
     }
 }

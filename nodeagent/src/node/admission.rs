@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Node, NodeSelectorRequirement, N
 
 use crate::env::{resources, security};
 use crate::pod::observed::Admission;
+use crate::pod::resize::Verdict;
 use crate::pod::view;
 use crate::quantity;
 
@@ -26,6 +27,24 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Admission {
             Admission::Rejected { reason, message: format!("Pod was rejected: {message}") }
         }
     }
+}
+
+/// Whether a resize may be given. What the node cannot give at all is infeasible; what others have is deferred.
+pub fn resize(pod: &Pod, node: &Node, others: &[&Pod]) -> Verdict {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    for (resource, requested) in resources::requests(pod).iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")) {
+        let capacity = quantity::milli_of(allocatable, resource).unwrap_or(0);
+        if *requested > capacity {
+            let shown = |milli: i64| if resource == "cpu" { milli } else { milli / 1000 };
+            return Verdict::Infeasible(format!(
+                "Node didn't have enough capacity: {resource}, requested: {}, capacity: {}",
+                shown(*requested),
+                shown(capacity)
+            ));
+        }
+    }
+    // The number of pods stays as it is.
+    fits(pod, node, others).map_or(Verdict::Fits, |(_, message)| Verdict::Deferred(message))
 }
 
 type Refusal = Option<(String, String)>;
@@ -154,6 +173,11 @@ fn room(pod: &Pod, node: &Node, others: &[&Pod]) -> Refusal {
     if running >= pods {
         return refuse("OutOfpods", format!("Node didn't have enough resource: pods, requested: 1, used: {running}, capacity: {pods}"));
     }
+    fits(pod, node, others)
+}
+
+fn fits(pod: &Pod, node: &Node, others: &[&Pod]) -> Refusal {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
     let used: Vec<_> = others.iter().map(|other| resources::requests(other)).collect();
     for (resource, requested) in resources::requests(pod) {
         let capacity = quantity::milli_of(Some(allocatable), &resource).unwrap_or(0);

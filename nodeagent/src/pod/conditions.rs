@@ -40,10 +40,10 @@ pub fn build(pod: &Pod, seen: &Observed, status: &PodStatus, now: Timestamp) -> 
     if let Some(kill) = seen.memory.kill.as_ref().filter(|kill| kill.disruption) {
         all.push(Says::because("DisruptionTarget", true, "TerminationByKubelet", kill.message.clone()));
     }
-    all.into_iter().map(|says| condition(pod, says, now)).collect()
+    all.into_iter().map(|says| condition(pod, says, status.observed_generation, now)).collect()
 }
 
-fn condition(pod: &Pod, says: Says, now: Timestamp) -> PodCondition {
+fn condition(pod: &Pod, says: Says, generation: Option<i64>, now: Timestamp) -> PodCondition {
     let status = if says.yes { "True" } else { "False" };
     let old = view::status(pod)
         .conditions
@@ -59,7 +59,7 @@ fn condition(pod: &Pod, says: Says, now: Timestamp) -> PodCondition {
         message: some(says.message),
         last_transition_time: Some(old.unwrap_or(Time(now))),
         last_probe_time: None,
-        observed_generation: pod.metadata.generation,
+        observed_generation: generation,
     }
 }
 

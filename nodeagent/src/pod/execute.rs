@@ -63,6 +63,8 @@ impl Executor {
                 Ok(()) | Err(RuntimeError::NotFound(_)) => Outcome::SandboxStopped(id),
                 Err(error) => Outcome::Failed(error.to_string()),
             },
+            Action::Allocate => self.allocate(),
+            Action::Resize { steps } => self.resize(steps).await,
             Action::Teardown => self.teardown().await,
             Action::Delete => match self.shared.api.delete_pod(&self.pod, "all of it is gone from the node").await {
                 Ok(()) | Err(api::ApiFailure::NotFound(_) | api::ApiFailure::Conflict(_)) => Outcome::Done,
@@ -517,6 +519,7 @@ fn killing(name: &str, why: Why) -> String {
         Why::Startup => format!("Container {name} failed startup probe, will be restarted"),
         Why::Changed => format!("Container {name} definition changed, will be restarted"),
         Why::PostStart => "FailedPostStartHook".to_owned(),
+        Why::Resize => format!("Container {name} resize requires restart"),
     }
 }
 

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::life::Stage;
+use super::actuate;
 use super::observed::{Admission, NodeFacts};
+use super::resize::Verdict;
 use super::worker::{Desired, Inbox, Worker};
 use super::{orphans, view};
 use crate::api::PodApi;
@@ -136,13 +138,26 @@ impl Shared {
         admission
     }
 
-    /// Remembers a pod as reported; one that has ended no longer counts against the node.
-    pub fn note(&self, pod: &Arc<Pod>, stage: Stage) {
+    /// Weighs a resize against the node and, where it fits, counts it in at once.
+    pub fn resize(&self, pod: &Arc<Pod>) -> Verdict {
+        let node = self.facts.read().object.clone();
+        let mut taken = self.taken.lock();
+        let uid = view::uid(pod);
+        let others: Vec<&Pod> = taken.iter().filter(|(other, _)| *other != uid).map(|(_, pod)| pod.as_ref()).collect();
+        let verdict = admission::resize(pod, &node, &others);
+        if verdict == Verdict::Fits {
+            taken.insert(uid.to_owned(), pod.clone());
+        }
+        verdict
+    }
+
+    /// Remembers a pod as reported, and with what it counts; one that has ended no longer counts against the node.
+    pub fn note(&self, pod: &Arc<Pod>, counted: &Arc<Pod>, stage: Stage) {
         let uid = view::uid(pod);
         match stage {
             Stage::Admitting => {}
             Stage::Preparing | Stage::Initializing | Stage::Running | Stage::Terminating => {
-                self.taken.lock().insert(uid.to_owned(), pod.clone());
+                self.taken.lock().insert(uid.to_owned(), counted.clone());
             }
             Stage::Rejected | Stage::Completed | Stage::Cleaning | Stage::Deleting | Stage::Gone => {
                 self.taken.lock().remove(uid);
@@ -238,7 +253,10 @@ impl Manager {
         // Those that run already count first.
         for pod in cache.list() {
             if view::status(&pod).start_time.is_some() && !view::is_terminal(&pod) {
-                self.shared.note(&pod, Stage::Running);
+                // With what an earlier agent gave them, not with what they ask for meanwhile.
+                let kept = if self.shared.hollow { None } else { actuate::load(&self.shared.layout, &pod).allocated };
+                let counted = kept.map_or_else(|| pod.clone(), |given| Arc::new(given.applied_to(&pod)));
+                self.shared.note(&pod, &counted, Stage::Running);
             }
         }
         let mut events = self.shared.runtime.events().await.ok();

@@ -16,6 +16,7 @@
 
 pub mod view;
 
+pub mod doom;
 pub mod image;
 pub mod life;
 pub mod observed;
@@ -23,9 +24,11 @@ pub mod restart;
 
 pub mod conditions;
 pub mod plan;
+pub mod resize;
 pub mod status;
 pub mod termination;
 
+pub mod actuate;
 pub mod execute;
 pub mod manager;
 pub mod orphans;

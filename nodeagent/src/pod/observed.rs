@@ -3,13 +3,14 @@
 //! Pure. The memory changes only by [`Observed::notice`], [`Observed::begin`] and [`Observed::finish`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+pub use super::doom::{Doom, Why};
+use super::resize::{Allocation, Resizing, Step, Verdict};
 use super::restart::{self, Backoff};
 use super::view::{self, Role, Unit, after, since};
 use crate::runtime::{ContainerState, ContainerStatus, SandboxStatus};
@@ -55,36 +56,6 @@ pub struct Kill {
     pub grace_seconds: Option<i64>,
     /// Whether the condition DisruptionTarget is set.
     pub disruption: bool,
-}
-
-/// Why a container is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// The pod ends.
-    PodStops,
-    /// Its liveness probe failed.
-    Liveness,
-    /// Its startup probe failed.
-    Startup,
-    /// Its image was changed.
-    Changed,
-    /// Its postStart hook failed.
-    PostStart,
-    /// Its sandbox died.
-    Sandbox,
-}
-
-/// A container that has to end, whatever the pod does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doom {
-    /// Which instance.
-    pub id: String,
-    /// From when the grace counts.
-    pub since: Timestamp,
-    /// Seconds.
-    pub grace_seconds: i64,
-    /// Why.
-    pub why: Why,
 }
 
 /// Why a container could not be started.
@@ -134,6 +105,8 @@ pub struct ContainerMemory {
     pub probes: Probes,
     /// It has to end.
     pub doom: Option<Doom>,
+    /// The instance that ended for a resize: its successor is due, whatever the restart policy.
+    pub resized: Option<String>,
     /// What a running start is busy with, for a person.
     pub progress: String,
 }
@@ -159,6 +132,10 @@ pub enum Op {
     Remove(String),
     /// Stopping a sandbox.
     StopSandbox(String),
+    /// Weighing a resize.
+    Allocate,
+    /// Changing limits.
+    Resize,
     /// Removing everything.
     Teardown,
     /// Deleting the object.
@@ -203,6 +180,8 @@ pub struct Memory {
     pub deleted: bool,
     /// Termination messages and log tails, by instance.
     pub messages: BTreeMap<String, String>,
+    /// Resources: given, had, on the way.
+    pub resize: Resizing,
 }
 
 /// Everything a plan is made from, besides the pod.
@@ -237,6 +216,22 @@ pub enum Outcome {
     Instance(String, Option<ContainerStatus>),
     /// Of `StopSandbox`.
     SandboxStopped(String),
+    /// Of `Allocate`: the node's word on what was asked for.
+    Weighed {
+        /// The word.
+        verdict: Verdict,
+        /// On this.
+        allocation: Allocation,
+        /// Which `metadata.generation` asked.
+        generation: i64,
+    },
+    /// Of `Resize`: what was written, and the error that ended it.
+    Resized {
+        /// In order.
+        done: Vec<Step>,
+        /// Empty: none.
+        error: String,
+    },
     /// Of the others: it is done.
     Done,
     /// Of any: it failed, to be tried again.
@@ -281,6 +276,7 @@ impl Memory {
             torn_down: false,
             deleted: false,
             messages: BTreeMap::new(),
+            resize: Resizing::default(),
         }
     }
 
@@ -387,6 +383,7 @@ impl Observed {
         for unit in view::units(pod) {
             self.notice_container(pod, &unit, now);
         }
+        self.notice_resize(pod);
         let ids: BTreeSet<&str> = self.containers.iter().map(|container| container.id.as_str()).collect();
         self.memory.messages.retain(|id, _| ids.contains(id.as_str()));
     }
@@ -418,6 +415,7 @@ impl Observed {
         let running = matches!(newest.state, ContainerState::Running { .. });
         let known = self.memory.containers.contains_key(unit.name());
         let sandbox_lost = !self.is_current(&newest);
+        let resize_restarts = self.resize_restarts(unit);
         let memory = self.memory.container_mut(unit.name());
         if !known {
             let started_at = match newest.state {
@@ -455,6 +453,9 @@ impl Observed {
             Some((Why::Liveness, grace(unit.container.liveness_probe.as_ref())))
         } else if newest.spec_hash != hash && !newest.spec_hash.is_empty() {
             Some((Why::Changed, own))
+        } else if resize_restarts {
+            memory.resized = Some(newest.id.clone());
+            Some((Why::Resize, own))
         } else {
             None
         };
@@ -475,6 +476,12 @@ impl Observed {
         if let Outcome::Failed(message) = outcome {
             return self.failed(op, message, now);
         }
+        if let Outcome::Resized { done, error } = &outcome {
+            self.resized(done, error);
+            if !error.is_empty() {
+                return self.failed(op, error.clone(), now);
+            }
+        }
         self.memory.retries.remove(op);
         match (op, outcome) {
             (Op::Admit, Outcome::Admitted(admission)) => self.memory.admission = admission,
@@ -482,6 +489,8 @@ impl Observed {
             (Op::Sandbox, Outcome::Sandbox(sandbox)) => {
                 self.sandboxes.retain(|other| other.id != sandbox.id);
                 self.sandboxes.insert(0, sandbox);
+                // Its group was made from what had been given.
+                self.memory.resize.kept.cgroup = None;
             }
             (Op::Start(name), Outcome::Started(status)) => {
                 let memory = self.memory.container_mut(name);
@@ -521,6 +530,7 @@ impl Observed {
                 self.sandboxes.clear();
             }
             (Op::Delete, Outcome::Done) => self.memory.deleted = true,
+            (_, Outcome::Weighed { verdict, allocation, generation }) => self.weighed(verdict, allocation, generation, now),
             _ => {}
         }
     }
@@ -564,17 +574,4 @@ pub fn has_post_start(unit: &Unit<'_>) -> bool {
 /// Whether a container has a preStop hook.
 pub fn has_pre_stop(unit: &Unit<'_>) -> bool {
     unit.container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PodStops => "pod stops",
-            Self::Liveness => "liveness probe failed",
-            Self::Startup => "startup probe failed",
-            Self::Changed => "definition changed",
-            Self::PostStart => "postStart hook failed",
-            Self::Sandbox => "sandbox changed",
-        })
-    }
 }

@@ -66,11 +66,16 @@ fn addresses(old: Option<&Value>, new: Option<&Value>) -> Value {
     Value::Array(patch)
 }
 
+/// Conditions that are ours and go when what they say is over.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let old = list(old);
-    list(new)
-        .into_iter()
+    let (old, new) = (list(old), list(new));
+    let has = |all: &[Value], kind: &str| all.iter().any(|condition| condition["type"] == kind);
+    let over = PASSING.iter().filter(|kind| has(&old, kind) && !has(&new, kind));
+    let over: Vec<Value> = over.map(|kind| json!({ "$patch": "delete", "type": kind })).collect();
+    new.into_iter()
         .filter_map(|mut condition| {
             let before = old.iter().find(|before| before["type"] == condition["type"]);
             let same = before.is_some_and(|before| {
@@ -86,6 +91,7 @@ fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
             }
             Some(condition)
         })
+        .chain(over)
         .collect()
 }
 
@@ -94,6 +100,8 @@ pub fn applied(pod: &Pod, wanted: &PodStatus) -> Pod {
     let mut pod = pod.clone();
     let old = pod.status.take().unwrap_or_default();
     let mut conditions = old.conditions.unwrap_or_default();
+    let still = |kind: &str| wanted.conditions.iter().flatten().any(|condition| condition.type_ == kind);
+    conditions.retain(|condition| !PASSING.contains(&condition.type_.as_str()) || still(&condition.type_));
     for condition in wanted.conditions.iter().flatten() {
         match conditions.iter_mut().find(|old| old.type_ == condition.type_) {
             Some(old) => *old = condition.clone(),
@@ -138,6 +146,15 @@ mod tests {
                 { "type": "Ready", "status": "True", "reason": null, "message": null }] })
         );
         assert_eq!(applied(&pod, &wanted).status.unwrap().conditions.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_resize_that_is_over_takes_its_condition_along() {
+        let pod = pod(json!({ "conditions": [{ "type": "PodResizeInProgress", "status": "True" }] }));
+        let wanted = PodStatus::default();
+        let patch = status(&pod, &wanted).unwrap();
+        assert_eq!(patch["status"]["conditions"], json!([{ "$patch": "delete", "type": "PodResizeInProgress" }]));
+        assert_eq!(applied(&pod, &wanted).status.unwrap().conditions, Some(Vec::new()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::life::Stage;
 use super::observed::{Admission, Observed, Op, Standing, Why, has_post_start};
+use super::resize::Step;
 use super::restart::{self, Backoff};
 use super::view::{self, Role, Unit, after, since};
 use super::{status, termination};
@@ -81,6 +82,13 @@ pub enum Action {
         /// Which.
         id: String,
     },
+    /// Weigh a change of resources against the node.
+    Allocate,
+    /// Write new limits, in this order.
+    Resize {
+        /// What.
+        steps: Vec<Step>,
+    },
     /// Remove containers, sandboxes, volumes, cgroup.
     Teardown,
     /// Delete the object, grace 0; to be done only after the plan's status has been written.
@@ -100,6 +108,8 @@ impl Action {
             Self::Stop { id, .. } => Op::Stop(id.clone()),
             Self::Remove { id, .. } => Op::Remove(id.clone()),
             Self::StopSandbox { id } => Op::StopSandbox(id.clone()),
+            Self::Allocate => Op::Allocate,
+            Self::Resize { .. } => Op::Resize,
             Self::Teardown => Op::Teardown,
             Self::Delete => Op::Delete,
         }
@@ -125,6 +135,8 @@ impl fmt::Display for Action {
             }
             Self::Remove { container, attempt, .. } => write!(f, "remove {container}/{attempt}"),
             Self::StopSandbox { .. } => f.write_str("stop sandbox"),
+            Self::Allocate => f.write_str("weigh the resize"),
+            Self::Resize { steps } => write!(f, "resize in {} steps", steps.len()),
             Self::Teardown => f.write_str("tear down"),
             Self::Delete => f.write_str("delete object"),
         }
@@ -212,8 +224,14 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
     match stage {
         Stage::Admitting => planner.act(Action::Admit),
         Stage::Rejected | Stage::Gone => {}
-        Stage::Preparing => planner.prepare(),
-        Stage::Initializing | Stage::Running => planner.keep_running(),
+        Stage::Preparing => {
+            planner.resize();
+            planner.prepare();
+        }
+        Stage::Initializing | Stage::Running => {
+            planner.resize();
+            planner.keep_running();
+        }
         Stage::Completed => termination::complete(&mut planner),
         Stage::Terminating => termination::terminate(&mut planner),
         Stage::Cleaning => planner.act(Action::Teardown),
@@ -328,7 +346,8 @@ impl Planner<'_> {
             && apps.all(|unit| {
                 self.seen.newest(unit.name()).is_some_and(|newest| match self.seen.standing(newest) {
                     Standing::Dead { exit_code, .. } => {
-                        !restart::wanted(self.pod, unit.role, &unit.container, exit_code)
+                        !self.seen.ended_for_resize(newest)
+                            && !restart::wanted(self.pod, unit.role, &unit.container, exit_code)
                     }
                     Standing::Created | Standing::Running(_) => false,
                 })
@@ -356,6 +375,9 @@ impl Planner<'_> {
             return self.end_doomed();
         }
         let attempt = self.seen.sandboxes.first().map_or(0, |sandbox| sandbox.attempt + 1);
+        if self.resize_first() {
+            return;
+        }
         self.act(Action::CreateSandbox { attempt });
     }
 
@@ -381,6 +403,10 @@ impl Planner<'_> {
     /// Starts a container where it is its turn.
     fn keep(&mut self, unit: &Unit<'_>) {
         let name = unit.name().to_owned();
+        // The wait is raised when a start begins: until that start has ended it says nothing about this instance.
+        if self.seen.memory.busy.contains_key(&Op::Start(name.clone())) {
+            return;
+        }
         let hash = view::spec_hash(&unit.container);
         let newest = self.seen.newest(&name).cloned();
         let (attempt, raised) = match newest.as_ref().map(|newest| (newest, self.seen.standing(newest))) {
@@ -388,12 +414,17 @@ impl Planner<'_> {
             Some((newest, Standing::Created)) => (newest.attempt, None),
             Some((newest, Standing::Running(_))) => return self.post_start(unit, &newest.id),
             Some((newest, Standing::Dead { finished_at, exit_code, .. })) => {
+                let resized = self.seen.ended_for_resize(newest);
                 let again = unit.role == Role::Init && !self.seen.is_current(newest)
+                    || resized
                     || restart::wanted(self.pod, unit.role, &unit.container, exit_code);
                 if !again {
                     return;
                 }
                 let crash = self.seen.memory.container(&name).and_then(|memory| memory.crash.as_ref());
+                if resized {
+                    return self.start_again(unit, newest.attempt + 1);
+                }
                 if let Some((delay, until)) = restart::waits(crash, &hash, finished_at, self.now) {
                     return self.crash_loop(unit, delay, finished_at, until);
                 }
@@ -407,7 +438,17 @@ impl Planner<'_> {
         let failed_before = self.seen.memory.container(&name).is_some_and(|memory| {
             memory.failure.as_ref().is_some_and(|failure| failure.id.is_none() && failure.reason != "PostStartHookError")
         });
-        self.act(Action::Start { container: name, attempt, raised: raised.filter(|_| !failed_before) });
+        if !self.resize_first() {
+            self.act(Action::Start { container: name, attempt, raised: raised.filter(|_| !failed_before) });
+        }
+    }
+
+    /// The successor of a container that ended for a resize waits for nothing but the pod's own limits.
+    fn start_again(&mut self, unit: &Unit<'_>, attempt: u32) {
+        let hash = view::spec_hash(&unit.container);
+        if !self.start_failed_lately(unit, &hash) && !self.resize_first() {
+            self.act(Action::Start { container: unit.name().to_owned(), attempt, raised: None });
+        }
     }
 
     /// The engine knows no instance. Where the API remembers one, its number is used up.
@@ -502,7 +543,7 @@ impl Planner<'_> {
         old.into_iter().for_each(|action| self.act(action));
     }
 
-    fn event(&mut self, field_path: &str, warning: bool, reason: &str, message: String) {
+    pub(super) fn event(&mut self, field_path: &str, warning: bool, reason: &str, message: String) {
         let (field_path, reason) = (field_path.to_owned(), reason.to_owned());
         self.events.push(PodEvent { field_path, warning, reason, message });
     }

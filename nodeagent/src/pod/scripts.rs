@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::observed::{Admission, Memory, NodeFacts, Observed, Op, Outcome, StartFailure};
 use super::plan::{Action, plan};
+use super::resize::{Allocation, Verdict};
 use super::{life, patch, view};
 use crate::runtime::{ContainerState, ContainerStatus, SandboxStatus};
 
@@ -26,6 +27,7 @@ pub(super) struct World {
     held: Vec<(Op, Action)>,
     fail: Vec<(String, String, String)>,
     refusal: Option<Admission>,
+    verdict: Verdict,
     stage: Option<life::Stage>,
 }
 
@@ -87,6 +89,7 @@ impl World {
             held: Vec::new(),
             fail: Vec::new(),
             refusal: None,
+            verdict: Verdict::Fits,
             stage: None,
         }
     }
@@ -196,6 +199,15 @@ impl World {
                 let status = self.seen.containers.iter().find(|one| one.id == *id).cloned();
                 Outcome::Instance(id.clone(), status)
             }
+            Action::Allocate => Outcome::Weighed {
+                verdict: self.verdict.clone(),
+                allocation: Allocation::of(&self.pod),
+                generation: self.pod.metadata.generation.unwrap_or_default(),
+            },
+            Action::Resize { steps } => match self.scripted("resize") {
+                Some((_, error)) => Outcome::Resized { done: Vec::new(), error },
+                None => Outcome::Resized { done: steps.clone(), error: String::new() },
+            },
             Action::Remove { id, .. } => Outcome::Instance(id.clone(), None),
             Action::StopSandbox { id } => Outcome::SandboxStopped(id.clone()),
         };

@@ -26,7 +26,7 @@ pub fn build(pod: &Pod, seen: &Observed, waiting: &Waiting, now: Timestamp) -> P
     let mut status = PodStatus {
         start_time: Some(Time(seen.memory.start_time)),
         qos_class: Some(view::qos(pod).as_str().to_owned()),
-        observed_generation: pod.metadata.generation,
+        observed_generation: seen.observed_generation(pod),
         host_ip: seen.node.host_ips.first().map(ToString::to_string),
         host_ips: some(seen.node.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         ..PodStatus::default()
@@ -59,7 +59,9 @@ pub fn build(pod: &Pod, seen: &Observed, waiting: &Waiting, now: Timestamp) -> P
         }
         _ => (status.reason, status.message) = (old.reason.clone(), old.message.clone()),
     }
-    status.conditions = Some(conditions::build(pod, seen, &status, now));
+    let mut conditions = conditions::build(pod, seen, &status, now);
+    conditions.extend(seen.resize_conditions(pod, now));
+    status.conditions = Some(conditions);
     status
 }
 
@@ -119,8 +121,8 @@ fn container(pod: &Pod, seen: &Observed, unit: &Unit<'_>, waiting: &Waiting) -> 
         started: Some(started),
         last_state: Some(ContainerState { terminated: last, ..ContainerState::default() }),
         state: Some(state),
-        allocated_resources: unit.container.resources.as_ref().and_then(|r| r.requests.clone()),
-        resources: resources(&unit.container, running),
+        allocated_resources: allocated(seen, unit).and_then(|given| given.requests),
+        resources: resources(seen, unit, newest, running),
         volume_mounts: mounts(&unit.container),
         ..ContainerStatus::default()
     }
@@ -154,10 +156,24 @@ fn probed_ready(seen: &Observed, unit: &Unit<'_>) -> bool {
         || seen.memory.container(unit.name()).is_some_and(|memory| memory.probes.readiness == Some(true))
 }
 
-fn resources(container: &Container, running: bool) -> Option<ResourceRequirements> {
-    let resources = container.resources.as_ref()?;
-    let stated = ResourceRequirements { claims: None, ..resources.clone() };
-    running.then_some(stated)
+fn allocated(seen: &Observed, unit: &Unit<'_>) -> Option<ResourceRequirements> {
+    let given = seen.memory.resize.kept.allocated.as_ref().and_then(|given| given.containers.get(unit.name()));
+    match given {
+        Some(given) => Some(given.to_api()),
+        None => unit.container.resources.clone().map(|own| ResourceRequirements { claims: None, ..own }),
+    }
+}
+
+/// What a running instance has; of one that ended, what it was given.
+fn resources(
+    seen: &Observed,
+    unit: &Unit<'_>,
+    newest: Option<&runtime::ContainerStatus>,
+    running: bool,
+) -> Option<ResourceRequirements> {
+    let newest = newest.filter(|_| unit.role != Role::Ephemeral)?;
+    let actuated = seen.memory.resize.kept.actuated.get(unit.name()).filter(|has| running && has.id == newest.id);
+    Some(actuated.map_or_else(|| allocated(seen, unit).unwrap_or_default(), |has| has.resources.to_api()))
 }
 
 fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
@@ -304,7 +320,8 @@ fn app_phase(pod: &Pod, seen: &Observed, units: &[Unit<'_>], apps: &[&ContainerS
     let comes_back = |app: &&&ContainerStatus| {
         let unit = units.iter().find(|unit| unit.role == Role::App && unit.name() == app.name);
         let code = exit_code(app);
-        unit.zip(code).is_some_and(|(unit, code)| restart::wanted(pod, Role::App, &unit.container, code))
+        let resized = seen.newest(&app.name).is_some_and(|newest| seen.ended_for_resize(newest));
+        resized || unit.zip(code).is_some_and(|(unit, code)| restart::wanted(pod, Role::App, &unit.container, code))
     };
     if apps.iter().any(|app| comes_back(&app)) || seen.anything_alive() {
         // The last one holds while sidecars are still being stopped.

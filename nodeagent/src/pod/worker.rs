@@ -5,6 +5,7 @@
 //! before anything is torn down, and everything is torn down before the object is deleted; a listing of the engine
 //! that is older than an own action never overrides what that action saw.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::actuate;
 use super::execute::Executor;
 use super::life::{self, Stage};
 use super::manager::{Shared, Snapshot};
-use super::observed::{Memory, Observed, Op, Outcome};
+use super::observed::{Admission, Memory, Observed, Op, Outcome};
 use super::plan::{Action, Plan, PodEvent, ProbeKey, plan};
+use super::resize::{Allocation, Checkpoint};
 use super::{patch, view};
 use crate::api::ApiFailure;
 use crate::clock;
@@ -89,6 +92,8 @@ pub struct Worker {
     write_failures: u32,
     refresh_at: Instant,
     progress_at: Instant,
+    /// What is on disk of the pod's resources.
+    kept: Checkpoint,
 }
 
 impl Worker {
@@ -97,11 +102,16 @@ impl Worker {
         let (told, hear) = mpsc::channel(64);
         let (probed, hear_probes) = mpsc::channel(32);
         let volumes = PodVolumes::new(shared.layout.clone(), shared.api.clone(), shared.hollow);
+        let mut memory = Memory::new(clock::now());
+        if !shared.hollow {
+            memory.resize.kept = actuate::load(&shared.layout, &pod);
+        }
+        let kept = memory.resize.kept.clone();
         let seen = Observed {
             sandboxes: snapshot.sandboxes.clone(),
             containers: snapshot.containers.clone(),
             node: shared.facts().node,
-            memory: Memory::new(clock::now()),
+            memory,
         };
         Self {
             shared,
@@ -124,6 +134,7 @@ impl Worker {
             write_failures: 0,
             refresh_at: Instant::now() + REFRESH,
             progress_at: Instant::now(),
+            kept,
         }
     }
 
@@ -134,12 +145,13 @@ impl Worker {
             self.seen.node = self.shared.facts().node;
             self.note_messages().await;
             self.seen.notice(&self.pod, now);
+            self.keep_resources().await;
             let plan = plan(&self.pod, &self.seen, now);
             self.check_stage(plan.stage);
             if plan.stage == Stage::Gone {
                 break;
             }
-            self.shared.note(&self.pod, plan.stage);
+            self.shared.note(&self.pod, &self.allocated(), plan.stage);
             self.tell_events(&plan);
             self.keep_probes(&plan);
             let unwritten = self.write_status(&plan, now);
@@ -358,6 +370,9 @@ impl Worker {
             self.seen.memory.containers.entry(container.clone()).or_default();
             self.progress_at = Instant::now();
         }
+        if action == Action::Admit {
+            self.seen.memory.resize.kept.allocated = Some(Allocation::of(&self.pod));
+        }
         let executor = self.executor(&action);
         self.seen.begin(op.clone(), raised, until);
         self.next_token += 1;
@@ -369,6 +384,26 @@ impl Worker {
         });
         if let Some(overtaken) = self.running.insert(op, Running { token, abort }) {
             overtaken.abort.abort();
+        }
+    }
+
+    /// The pod with what it was given.
+    fn allocated(&self) -> Arc<Pod> {
+        match self.seen.allocated_pod(&self.pod) {
+            Cow::Owned(allocated) => Arc::new(allocated),
+            Cow::Borrowed(_) => self.pod.clone(),
+        }
+    }
+
+    /// What was given is on disk before anything is done with it.
+    async fn keep_resources(&mut self) {
+        let kept = &self.seen.memory.resize.kept;
+        if self.shared.hollow || self.seen.memory.torn_down || self.seen.memory.admission != Admission::Accepted || *kept == self.kept {
+            return;
+        }
+        match actuate::save(&self.shared.layout, view::uid(&self.pod), kept).await {
+            Ok(()) => self.kept.clone_from(kept),
+            Err(error) => tracing::warn!(pod = %view::full_name(&self.pod), %error, "resources not remembered, to be tried again"),
         }
     }
 
@@ -387,7 +422,7 @@ impl Worker {
         let host_ips = || self.seen.node.host_ips.iter().map(ToString::to_string).collect();
         Executor {
             shared: self.shared.clone(),
-            pod: self.pod.clone(),
+            pod: if *action == Action::Allocate { self.pod.clone() } else { self.allocated() },
             volumes: self.volumes.clone(),
             sandbox: self.seen.sandbox().map(|sandbox| {
                 let ips = sandbox.ips.iter().map(ToString::to_string).collect();

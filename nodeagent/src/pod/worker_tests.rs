@@ -42,7 +42,11 @@ impl PodApi for FakeApi {
         assert_eq!(patch["metadata"]["uid"], json!(pod.metadata.uid));
         let mut value = serde_json::to_value(&*self.status.lock()).unwrap();
         for (key, new) in patch["status"].as_object().unwrap() {
-            value[key] = new.clone();
+            if key == "conditions" {
+                merge_conditions(&mut value, new.as_array().unwrap());
+            } else {
+                value[key] = new.clone();
+            }
         }
         *self.status.lock() = serde_json::from_value(value).unwrap();
         Ok(())
@@ -82,6 +86,18 @@ impl PodApi for FakeApi {
         let kind = if warning { "W" } else { "N" };
         self.events.lock().push(format!("{kind} {field_path} {reason}: {message}"));
     }
+}
+
+/// As a strategic merge patch does it.
+fn merge_conditions(status: &mut Value, patch: &[Value]) {
+    let mut all = status["conditions"].as_array().cloned().unwrap_or_default();
+    for one in patch {
+        all.retain(|old| old["type"] != one["type"]);
+        if one.get("$patch").is_none() {
+            all.push(one.clone());
+        }
+    }
+    status["conditions"] = all.into();
 }
 
 /// A node with one pod.
@@ -168,6 +184,15 @@ impl Bench {
 
     fn restarts(&self) -> i32 {
         self.api.status.lock().container_statuses.iter().flatten().map(|one| one.restart_count).sum()
+    }
+
+    /// The object with another spec, as the watch brings it.
+    fn change(&self, generation: i64, spec: Value) {
+        let mut pod = self.pod.clone();
+        pod.status = Some(self.api.status.lock().clone());
+        pod.metadata.generation = Some(generation);
+        pod.spec = serde_json::from_value(spec).unwrap();
+        self.desired.send(Desired { pod: Arc::new(pod), gone: false }).unwrap();
     }
 
     fn delete(&self, grace: i64) {
@@ -280,4 +305,97 @@ async fn a_container_that_ignores_the_signal_is_killed_after_the_grace() {
     bench.until("the end", |_| *bench.api.deleted.lock()).await;
     let took = began.elapsed().as_secs();
     assert!((7..=9).contains(&took), "took {took} s");
+}
+
+fn sized(cpu: &str, memory: &str, restart: &str) -> Value {
+    let amounts = json!({ "cpu": cpu, "memory": memory });
+    json!({ "containers": [{ "name": "c", "image": "fake/run:1", "resources": { "requests": amounts, "limits": amounts },
+        "resizePolicy": [{ "resourceName": "memory", "restartPolicy": restart }] }] })
+}
+
+/// Whether the status says that the resize of this generation is done, with these amounts.
+fn resized<'a>(generation: i64, cpu: &'a str, memory: &'a str) -> impl Fn(&PodStatus) -> bool + 'a {
+    move |status| {
+        let on_the_way = status.conditions.iter().flatten().any(|condition| condition.type_.starts_with("PodResize"));
+        let says = |name: &str, wanted: &str| {
+            let own = status.container_statuses.iter().flatten().next();
+            let limits = own.and_then(|own| own.resources.as_ref()?.limits.clone()).unwrap_or_default();
+            let given = own.and_then(|own| own.allocated_resources.clone()).unwrap_or_default();
+            limits.get(name).is_some_and(|amount| amount.0 == wanted) && given.get(name).is_some_and(|amount| amount.0 == wanted)
+        };
+        !on_the_way && status.observed_generation == Some(generation) && says("cpu", cpu) && says("memory", memory)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_reaches_the_engine_without_a_restart() {
+    let bench = Bench::new(sized("100m", "64Mi", "NotRequired")).await;
+    bench.until("Running", phase("Running")).await;
+    let id = snapshot(&bench.runtime).await.containers[0].id.clone();
+    assert_eq!(bench.runtime.limits(&id), Some((102, Some(100), Some(64 << 20))));
+    bench.change(2, sized("200m", "32Mi", "NotRequired"));
+    bench.until("the new size", resized(2, "200m", "32Mi")).await;
+    assert_eq!(bench.runtime.limits(&id), Some((204, Some(200), Some(32 << 20))));
+    let group = bench.runtime.pod_limits().remove(0);
+    assert_eq!((group.cpu_limit_milli, group.memory_limit), (Some(200), Some(32 << 20)));
+    assert_eq!(bench.restarts(), 0);
+    let events = bench.api.events.lock().clone();
+    for reason in ["ResizeStarted", "ResizeCompleted"] {
+        assert!(events.iter().any(|event| event.starts_with(&format!("N  {reason}: Pod resize"))), "{events:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_that_needs_a_restart_gets_one() {
+    let bench = Bench::new(sized("100m", "64Mi", "RestartContainer")).await;
+    bench.until("Running", phase("Running")).await;
+    bench.change(2, sized("100m", "128Mi", "RestartContainer"));
+    bench.until("the new size", resized(2, "100m", "128Mi")).await;
+    assert_eq!(bench.restarts(), 1);
+    let newest = snapshot(&bench.runtime).await.containers.into_iter().max_by_key(|one| one.attempt).unwrap();
+    assert_eq!(bench.runtime.limits(&newest.id), Some((102, Some(100), Some(128 << 20))));
+    let events = bench.api.events.lock().clone();
+    assert!(events.contains(&"N spec.containers{c} Killing: Container c resize requires restart".to_owned()), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_beyond_the_node_waits() {
+    let bench = Bench::new(sized("100m", "64Mi", "NotRequired")).await;
+    bench.until("Running", phase("Running")).await;
+    let says = |reason: &'static str, message: &'static str| {
+        move |status: &PodStatus| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|one| {
+                one.type_ == "PodResizePending" && one.reason.as_deref() == Some(reason)
+                    && one.message.as_deref().is_some_and(|text| text.contains(message))
+            })
+        }
+    };
+    bench.change(2, sized("5", "64Mi", "NotRequired"));
+    bench.until("the refusal", says("Infeasible", "Node didn't have enough capacity: cpu, requested: 5000, capacity: 4000")).await;
+    // Another pod takes nearly all of the node.
+    let mut other = pod(sized("3500m", "64Mi", "NotRequired"));
+    other.metadata.uid = Some("u2".to_owned());
+    let other = Arc::new(other);
+    bench.shared.note(&other, &other, crate::pod::life::Stage::Running);
+    bench.change(3, sized("1", "64Mi", "NotRequired"));
+    bench.until("the wait", says("Deferred", "Node didn't have enough resource: cpu, requested: 1000, used: 3500, capacity: 4000")).await;
+    bench.shared.forget("u2");
+    bench.until("the new size", resized(3, "1", "64Mi")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_refuses_is_asked_again() {
+    let bench = Bench::new(sized("100m", "64Mi", "NotRequired")).await;
+    bench.until("Running", phase("Running")).await;
+    for _ in 0..2 {
+        bench.runtime.fail_next("update_container", crate::runtime::RuntimeError::Other("busy".to_owned()));
+    }
+    bench.change(2, sized("200m", "64Mi", "NotRequired"));
+    let error = |status: &PodStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.any(|one| one.type_ == "PodResizeInProgress" && one.reason.as_deref() == Some("Error") && one.message.as_deref() == Some("busy"))
+    };
+    bench.until("the error", error).await;
+    bench.until("the new size", resized(2, "200m", "64Mi")).await;
 }

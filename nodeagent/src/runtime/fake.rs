@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{
-    ContainerSpec, ContainerState, ContainerStatus, ExecResult, ImageInfo, LogOptions, Output, RegistryAuth,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeResult, SandboxSpec, SandboxStatus, Session, Usage,
+    ContainerSpec, ContainerState, ContainerStatus, ExecResult, ImageInfo, LogOptions, Output, PodRef, PodResources,
+    RegistryAuth, Runtime, RuntimeError, RuntimeEvent, RuntimeResult, SandboxSpec, SandboxStatus, Session, Usage,
 };
 use script::Script;
 
@@ -137,6 +137,17 @@ impl FakeRuntime {
         sandbox.status.ready = false;
         let uid = sandbox.spec.pod.uid.clone();
         world.tell(&uid, id, "die");
+    }
+
+    /// A container's limits now: CPU shares, CPU in thousandths, memory in bytes.
+    pub fn limits(&self, id: &str) -> Option<(u64, Option<u64>, Option<u64>)> {
+        let world = self.world.lock();
+        world.containers.get(id).map(|found| (found.spec.cpu_shares, found.spec.cpu_limit_milli, found.spec.memory_limit))
+    }
+
+    /// Limits of the pods' groups, by sandbox.
+    pub fn pod_limits(&self) -> Vec<PodResources> {
+        self.world.lock().sandboxes.values().map(|sandbox| sandbox.spec.resources.clone()).collect()
     }
 
     /// Closes every event channel, as an engine that restarts does.
@@ -372,6 +383,13 @@ impl Runtime for FakeRuntime {
         if let Some(container) = world.containers.remove(id) {
             world.tell(&container.spec.pod.uid, id, "destroy");
         }
+        Ok(())
+    }
+
+    async fn update_sandbox(&self, id: &str, pod: &PodRef, resources: &PodResources) -> RuntimeResult<()> {
+        self.begin("update_sandbox", || pod.name.clone())?;
+        let mut world = self.world.lock();
+        world.sandboxes.get_mut(id).ok_or_else(|| no_such(id))?.spec.resources = resources.clone();
         Ok(())
     }
 

@@ -66,7 +66,7 @@ pub struct HostPort {
 }
 
 /// Limits of the pod as a whole; 0 or `None`: no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodResources {
     /// cgroup CPU shares (v1 scale, 2 to 262144).
     pub cpu_shares: u64,
@@ -389,6 +389,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop_sandbox(&self, id: &str) -> RuntimeResult<()>;
     /// Removes the record, the memory volumes and the pod's cgroup.
     async fn remove_sandbox(&self, id: &str) -> RuntimeResult<()>;
+
+    /// Changes limits of the pod as a whole. What is `None` or 0 stays as it is.
+    async fn update_sandbox(&self, id: &str, pod: &PodRef, resources: &PodResources) -> RuntimeResult<()>;
 
     /// Makes a container in a sandbox; returns its identifier.
     async fn create_container(&self, sandbox_id: &str, spec: &ContainerSpec) -> RuntimeResult<String>;

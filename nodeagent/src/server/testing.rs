@@ -140,6 +140,9 @@ impl Runtime for Engine {
     async fn update_container(&self, _: &str, _: u64, _: Option<u64>, _: Option<u64>) -> RuntimeResult<()> {
         absent()
     }
+    async fn update_sandbox(&self, _: &str, _: &PodRef, _: &PodResources) -> RuntimeResult<()> {
+        absent()
+    }
     async fn list_sandboxes(&self) -> RuntimeResult<Vec<SandboxStatus>> {
         let (pod, created_at) = (pod_ref(), Timestamp::UNIX_EPOCH);
         Ok(vec![SandboxStatus { id: "s-0".into(), pod, attempt: 0, ready: true, ips: vec![], created_at }])

@@ -6,8 +6,9 @@ pub use real::*;
 #[cfg(test)]
 pub use crate::sim::disk::files::*;
 
-#[cfg(not(test))]
-mod real {
+/// On the machine's own file system, also in unit tests.
+#[cfg_attr(test, allow(dead_code, reason = "unit tests use the simulated disk for the rest"))]
+pub mod real {
     use std::path::Path;
     use std::{fs, io};
 

@@ -8,11 +8,14 @@
 
 pub mod checkpoint;
 pub mod files;
+pub mod hash;
 pub mod keys;
 pub mod log;
 pub mod options;
 pub mod state;
 pub mod view;
+
+pub use files::real::{replace_file, sync_dir};
 
 #[cfg(not(test))]
 pub(crate) use rocksdb as engine;

@@ -10,6 +10,7 @@ use super::engine::{Cache, ColumnFamilyDescriptor, DB, FlushOptions, WriteBatch,
 use super::view::{DiskView, family};
 use super::{files, keys, options};
 use crate::error::Fault;
+use crate::ledger::Ledger;
 use crate::mvcc::Position;
 use crate::mvcc::writer::Changes;
 
@@ -17,7 +18,7 @@ use crate::mvcc::writer::Changes;
 pub const KEYS: &str = "keys";
 /// Revision and sub revision → user key.
 pub const REVISIONS: &str = "revisions";
-/// Lease id → granted seconds.
+/// Lease id → granted seconds, seconds left at the last checkpoint.
 pub const LEASES: &str = "leases";
 /// Lease id and key → nothing.
 pub const ATTACHED: &str = "attached";
@@ -30,6 +31,8 @@ pub const POSITION: &[u8] = b"position";
 pub const APPLIED: &[u8] = b"applied";
 /// In [`META`]: the membership, as the raft module encodes it.
 pub const MEMBERSHIP: &[u8] = b"membership";
+/// In [`META`]: alarms, users, roles, members' attributes.
+pub const LEDGER: &[u8] = b"ledger";
 /// In [`META`]: the compaction up to which superseded versions were removed from disk.
 pub const CLEANED: &[u8] = b"cleaned";
 
@@ -169,6 +172,11 @@ impl State {
         Ok(opened.db().get_cf(family(opened.db(), META)?, key)?)
     }
 
+    /// Alarms, users, roles and members' attributes.
+    pub fn ledger(&self) -> Result<Ledger, Fault> {
+        self.meta(LEDGER)?.map_or_else(|| Ok(Ledger::default()), |stored| Ledger::decode(&stored))
+    }
+
     /// Writes what a batch of entries did, in one atomic step and without a sync.
     pub fn write(&self, batch: Batch<'_>) -> Result<(), Fault> {
         let opened = self.current();
@@ -183,7 +191,7 @@ impl State {
         }
         for (id, lease) in &batch.changes.leases {
             match lease {
-                Some(lease) => write.put_cf(leases, id.to_be_bytes(), lease.ttl.to_be_bytes()),
+                Some(lease) => write.put_cf(leases, id.to_be_bytes(), keys::revision(lease.ttl, lease.remaining)),
                 None => write.delete_cf(leases, id.to_be_bytes()),
             }
         }
@@ -203,6 +211,9 @@ impl State {
         write.put_cf(meta, APPLIED, batch.applied);
         if let Some(membership) = batch.membership {
             write.put_cf(meta, MEMBERSHIP, membership);
+        }
+        if let Some(ledger) = &batch.changes.ledger {
+            write.put_cf(meta, LEDGER, ledger.encode());
         }
         Ok(db.write_opt(write, &unlogged())?)
     }
@@ -246,6 +257,14 @@ impl State {
             opened.db().compact_range_cf(family(opened.db(), name)?, None::<&[u8]>, None::<&[u8]>);
         }
         Ok(())
+    }
+
+    /// Versions of keys, roughly.
+    pub fn keys(&self) -> u64 {
+        let opened = self.current();
+        let family = opened.db().cf_handle(KEYS);
+        let count = family.and_then(|family| opened.db().property_int_value_cf(family, "rocksdb.estimate-num-keys").ok());
+        count.flatten().unwrap_or(0)
     }
 
     /// Bytes on disk, and of those the ones that hold live data, roughly.

@@ -51,6 +51,11 @@ impl<'a> DiskView<'a> {
         Ok(self.db.raw_iterator_cf_opt(family(self.db, name)?, options))
     }
 
+    /// An iterator over a whole family.
+    pub fn all(&self, name: &str) -> Result<DBRawIterator<'a>, Fault> {
+        self.iterator(name, None)
+    }
+
     /// A point read.
     pub fn get(&self, name: &str, key: &[u8]) -> Result<Option<engine::DBPinnableSlice<'a>>, Fault> {
         Ok(self.db.get_pinned_cf_opt(family(self.db, name)?, key, &self.read_options())?)
@@ -110,8 +115,13 @@ impl<'a> DiskView<'a> {
 }
 
 fn decode_lease(stored: &[u8]) -> Result<LeaseRecord, Fault> {
-    let bytes = stored.try_into().map_err(|_| Fault("the state holds a malformed lease".to_owned()))?;
-    Ok(LeaseRecord { ttl: i64::from_be_bytes(bytes) })
+    // Eight bytes before there were checkpoints.
+    let number = |bytes: &[u8]| bytes.try_into().map(i64::from_be_bytes);
+    let (ttl, remaining) = stored.split_at(stored.len().min(8));
+    let lease = number(ttl).and_then(|ttl| {
+        Ok(LeaseRecord { ttl, remaining: if remaining.is_empty() { 0 } else { number(remaining)? } })
+    });
+    lease.map_err(|_| Fault("the state holds a malformed lease".to_owned()))
 }
 
 impl View for DiskView<'_> {

@@ -1,51 +1,84 @@
-//! The Cluster service: who the members are. They are fixed when the cluster is made; changing them is not offered.
+//! The Cluster service: who the members are, and changing that. Whether a change may be made is decided in
+//! [`crate::replica::reconfigure`].
+
+use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::cluster_server::Cluster;
 use balsa_proto::etcd::etcdserverpb::{
-    Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
 };
+use balsa_proto::store::{MemberChange, member_change::Change};
 use tonic::{Request, Response, Status};
 
 use super::Service;
+use super::calls::Method;
 
-fn fixed() -> Status {
-    Status::unimplemented("the members of this cluster are fixed by --initial-cluster")
+/// How long an answer waits to show what it is about.
+const SHOWN: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// Changes the membership; says which member it was about. Admins only.
+    async fn reconfigure<T>(&self, request: Request<T>, change: impl FnOnce(T) -> Change) -> Result<u64, Status> {
+        self.caller(&request).await?;
+        self.admin(&request).await?;
+        let change = MemberChange { change: Some(change(request.into_inner())) };
+        let id = self.replica.change_members(change).await?;
+        // So that the answer, and whoever asks this replica next, shows it. Who was removed hears no more of it.
+        let _best_effort = tokio::time::timeout(SHOWN, self.replica.linearize()).await;
+        Ok(id)
+    }
 }
 
 #[tonic::async_trait]
 impl Cluster for Service {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        self.replica.metrics().count("MemberList");
-        if request.into_inner().linearizable {
-            self.replica.linearize().await?;
-        }
-        let members = self.replica.members().into_iter().map(|(id, peer)| Member {
-            id,
-            name: peer.name,
-            peer_ur_ls: vec![peer.peer_url],
-            client_ur_ls: [peer.client_url].into_iter().filter(|url| !url.is_empty()).collect(),
-            is_learner: false,
-        });
-        Ok(Response::new(MemberListResponse { header: Some(self.replica.header_now()), members: members.collect() }))
+        self.call(Method::MemberList, async {
+            let caller = self.caller(&request).await?;
+            if request.into_inner().linearizable {
+                self.replica.linearize().await?;
+            }
+            self.somebody(&caller)?;
+            let members = self.replica.member_list();
+            Ok(MemberListResponse { header: Some(self.replica.header_now()), members })
+        })
+        .await
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(fixed())
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        self.call(Method::MemberAdd, async {
+            let id = self.reconfigure(request, Change::Add).await?;
+            let members = self.replica.member_list();
+            let member = members.iter().find(|member| member.id == id).cloned();
+            Ok(MemberAddResponse { header: Some(self.replica.header_now()), member, members })
+        })
+        .await
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(fixed())
+    async fn member_remove(&self, request: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.call(Method::MemberRemove, async {
+            self.reconfigure(request, Change::Remove).await?;
+            Ok(MemberRemoveResponse { header: Some(self.replica.header_now()), members: self.replica.member_list() })
+        })
+        .await
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(fixed())
+    async fn member_update(&self, request: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.call(Method::MemberUpdate, async {
+            self.reconfigure(request, Change::Update).await?;
+            Ok(MemberUpdateResponse { header: Some(self.replica.header_now()), members: self.replica.member_list() })
+        })
+        .await
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(fixed())
+        self.call(Method::MemberPromote, async {
+            self.reconfigure(request, Change::Promote).await?;
+            Ok(MemberPromoteResponse { header: Some(self.replica.header_now()), members: self.replica.member_list() })
+        })
+        .await
     }
 }

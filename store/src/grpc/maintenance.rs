@@ -1,40 +1,66 @@
-//! The Maintenance service: status, hash of the keys, and what is not offered yet.
+//! The Maintenance service: status, alarms, hashes, snapshots, defragmentation, leadership, downgrades.
 
-use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use balsa_proto::etcd::etcdserverpb::alarm_request::AlarmAction;
+use balsa_proto::etcd::etcdserverpb::downgrade_request::DowngradeAction;
 use balsa_proto::etcd::etcdserverpb::maintenance_server::Maintenance;
 use balsa_proto::etcd::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Service, VERSION};
+use super::calls::Method;
+use super::{Service, VERSION, snapshot, wrong_outcome};
+use crate::command::{Command, Outcome};
+use crate::disk::hash;
 use crate::error::Refusal;
-use crate::mvcc::range;
+use crate::replica::applied::flag;
 
 fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-#[tonic::async_trait]
-impl Maintenance for Service {
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+/// An alarm in Go's words, as `Status.errors` shows it.
+fn shown(alarm: &AlarmMember) -> String {
+    let kind = AlarmType::try_from(alarm.alarm).map_or("NONE", |kind| kind.as_str_name());
+    format!("memberID:{} alarm:{kind} ", alarm.member_id)
+}
+
+/// The version one minor below ours, which is all that a cluster may be downgraded to.
+const DOWNGRADE: (u64, u64) = (3, 5);
+
+/// Major and minor of a version such as `3.5` or `3.5.0`.
+fn minor(version: &str) -> Result<(u64, u64), Refusal> {
+    let parts: Vec<_> = version.split('.').map(|part| part.parse::<u64>().ok()).collect();
+    match parts[..] {
+        [Some(major), Some(minor)] | [Some(major), Some(minor), Some(_)] => Ok((major, minor)),
+        _ => Err(Refusal::WrongDowngradeVersionFormat),
+    }
+}
+
+impl Service {
+    /// The version that the cluster as a whole behaves as.
+    pub(crate) fn cluster_version(&self) -> String {
+        self.replica.applied().ledger().downgrade.clone().unwrap_or_else(|| VERSION.to_owned())
+    }
+
+    fn state_of_member(&self) -> StatusResponse {
         use openraft::async_runtime::watch::WatchReceiver as _;
-        self.replica.metrics().count("Status");
         let (index, term) = {
             let metrics = self.replica.raft().metrics();
             let seen = metrics.borrow_watched();
-            (seen.last_log_index.unwrap_or(0), seen.current_term)
+            (seen.local_committed.map_or(0, |id| id.index()), seen.current_term)
         };
         let leader = self.replica.leadership().borrow().leader;
         let (total, live) = self.replica.state().size();
+        let ledger = self.replica.applied().ledger();
         let no_leader = leader.is_none().then(|| Refusal::NoLeader.to_string());
-        Ok(Response::new(StatusResponse {
+        let alarms = ledger.alarms(AlarmType::None);
+        StatusResponse {
             header: Some(self.replica.header_now()),
             version: VERSION.to_owned(),
             db_size: size(total),
@@ -43,88 +69,176 @@ impl Maintenance for Service {
             raft_index: index,
             raft_term: term,
             raft_applied_index: self.replica.hub().applied().borrow().index,
-            errors: no_leader.into_iter().collect(),
-            is_learner: false,
-            storage_version: "3.6.0".to_owned(),
-            db_size_quota: 0,
-        }))
-    }
-
-    /// There are no alarms yet: a list of them is empty, to clear one changes nothing, to raise one is not offered.
-    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        self.replica.metrics().count("Alarm");
-        if request.into_inner().action == AlarmAction::Activate as i32 {
-            return Err(Status::unimplemented("alarms cannot be raised by hand"));
+            errors: no_leader.into_iter().chain(alarms.iter().map(shown)).collect(),
+            is_learner: self.learns(),
+            storage_version: VERSION.to_owned(),
+            db_size_quota: self.replica.config().quota().map_or(-1, size),
+            downgrade_info: Some(ledger.downgrade_info()),
         }
-        Ok(Response::new(AlarmResponse { header: Some(self.replica.header_now()), alarms: Vec::new() }))
     }
 
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
-        self.replica.metrics().count("Defragment");
+    async fn hash_of(&self, revision: i64) -> Result<HashKvResponse, Status> {
         let state = self.replica.state().clone();
-        let done = tokio::task::spawn_blocking(move || state.squeeze()).await;
-        done.map_err(|error| Status::internal(error.to_string()))?.map_err(|fault| Status::internal(fault.0))?;
-        Ok(Response::new(DefragmentResponse { header: Some(self.replica.header_now()) }))
+        let hashed = tokio::task::spawn_blocking(move || state.read(|view| hash::history(view, revision))).await;
+        let hashed = hashed.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(HashKvResponse {
+            header: Some(self.replica.header(hashed.position.revision)),
+            hash: hashed.hash,
+            compact_revision: hashed.position.compacted,
+            hash_revision: hashed.revision,
+        })
     }
 
-    /// Over the keys that live at the revision; equal on all replicas, different from etcd's (which hashes its file).
+    async fn downgrade_to(&self, request: DowngradeRequest) -> Result<DowngradeResponse, Status> {
+        let propose = async |enabled: bool| {
+            let target_version = if enabled { format!("{}.{}.0", DOWNGRADE.0, DOWNGRADE.1) } else { String::new() };
+            self.write(&None, Command::Downgrade(DowngradeInfo { enabled, target_version })).await
+        };
+        match DowngradeAction::try_from(request.action) {
+            Ok(action @ (DowngradeAction::Validate | DowngradeAction::Enable)) => {
+                let target = minor(&request.version)?;
+                self.replica.linearize().await?;
+                if target != DOWNGRADE {
+                    return Err(Refusal::InvalidDowngradeTargetVersion.into());
+                }
+                if self.replica.applied().ledger().downgrade.is_some() {
+                    return Err(Refusal::DowngradeInProcess.into());
+                }
+                if action == DowngradeAction::Enable {
+                    propose(true).await?;
+                }
+            }
+            Ok(DowngradeAction::Cancel) => {
+                propose(false).await?;
+            }
+            Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+        }
+        Ok(DowngradeResponse { header: Some(self.replica.header_now()), version: self.cluster_version() })
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Service {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.call(Method::Status, async {
+            self.admin(&request).await?;
+            Ok(self.state_of_member())
+        })
+        .await
+    }
+
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        self.call(Method::Alarm, async {
+            let caller = self.caller(&request).await?;
+            if request.get_ref().action != AlarmAction::Get as i32 {
+                self.admin(&request).await?;
+            }
+            let request = request.into_inner();
+            if request.action == AlarmAction::Get as i32 {
+                self.replica.linearize().await?;
+                let kind = AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None);
+                let alarms = self.replica.applied().ledger().alarms(kind);
+                return Ok(AlarmResponse { header: Some(self.replica.header_now()), alarms });
+            }
+            let Outcome::Alarm(mut response) = self.write(&caller, Command::Alarm(request)).await? else {
+                return Err(wrong_outcome());
+            };
+            self.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
+    }
+
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        self.call(Method::Defragment, async {
+            self.admin(&request).await?;
+            let state = self.replica.state().clone();
+            let done = tokio::task::spawn_blocking(move || state.squeeze()).await;
+            done.map_err(|error| Status::internal(error.to_string()))?.map_err(|fault| Status::internal(fault.0))?;
+            Ok(DefragmentResponse { header: Some(self.replica.header_now()) })
+        })
+        .await
+    }
+
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        self.replica.metrics().count("HashKV");
-        let asked = request.into_inner().revision;
-        let state = self.replica.state().clone();
-        let hashed = tokio::task::spawn_blocking(move || {
-            state.read(|view| {
-                let position = view.position()?;
-                let at = range::revision(asked, position)?;
-                let mut hasher = crc32fast::Hasher::new();
-                let all = crate::mvcc::KeyRange { start: bytes::Bytes::new(), end: crate::mvcc::End::Unbounded };
-                crate::mvcc::View::scan(view, &all, at, false, &mut |key, version| {
-                    for part in [key.as_ref(), version.value.as_ref()] {
-                        hasher.update(&(part.len() as u64).to_be_bytes());
-                        hasher.update(part);
-                    }
-                    for number in [version.main, version.sub, version.create, version.version, version.lease] {
-                        hasher.update(&number.to_be_bytes());
-                    }
-                    ControlFlow::Continue(())
-                })?;
-                Ok::<_, Refusal>((hasher.finalize(), position, at))
-            })
-        });
-        let (hash, position, at) = hashed.await.map_err(|error| Status::internal(error.to_string()))??;
-        Ok(Response::new(HashKvResponse {
-            header: Some(self.replica.header(position.revision)),
-            hash,
-            compact_revision: position.compacted,
-            hash_revision: at,
-        }))
+        self.call(Method::HashKV, async {
+            self.admin(&request).await?;
+            self.hash_of(request.into_inner().revision).await
+        })
+        .await
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        Err(Status::unimplemented("Hash is of etcd's file, which there is none of; use HashKV"))
+    /// Of everything that this replica holds: keys with their whole history, leases, alarms, users.
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.call(Method::Hash, async {
+            self.admin(&request).await?;
+            let state = self.replica.state().clone();
+            let hashed = tokio::task::spawn_blocking(move || state.read(|view| hash::everything(view))).await;
+            let hashed = hashed.map_err(|error| Status::internal(error.to_string()))??;
+            Ok(HashResponse { header: Some(self.replica.header(hashed.position.revision)), hash: hashed.hash })
+        })
+        .await
     }
 
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("Snapshot is not offered yet"))
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.call(Method::Snapshot, async {
+            self.admin(&request).await?;
+            let dir = self.replica.copy_state().await?;
+            Ok(snapshot::stream(dir, VERSION))
+        })
+        .await
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        self.replica.metrics().count("MoveLeader");
-        if !self.replica.leads() {
-            return Err(Refusal::NotLeader.into());
-        }
-        let target = request.into_inner().target_id;
-        if !self.replica.members().contains_key(&target) {
-            return Err(Status::failed_precondition("etcdserver: bad leader transferee"));
-        }
-        let moved = self.replica.raft().trigger().transfer_leader(target).await;
-        moved.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(MoveLeaderResponse { header: Some(self.replica.header_now()) }))
+        self.call(Method::MoveLeader, async {
+            self.caller(&request).await?;
+            self.admin(&request).await?;
+            self.replica.move_leader(request.into_inner().target_id).await?;
+            Ok(MoveLeaderResponse { header: Some(self.replica.header_now()) })
+        })
+        .await
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        Err(Status::unimplemented("there is no version to go back to"))
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        self.call(Method::Downgrade, async {
+            self.caller(&request).await?;
+            self.admin(&request).await?;
+            let cancels = request.get_ref().action == DowngradeAction::Cancel as i32;
+            match self.downgrade_to(request.into_inner()).await {
+                // etcd says in its log that there was nothing to cancel, and answers as if there had been.
+                Err(status) if cancels && status.message() == Refusal::NoInflightDowngrade.to_string() => {
+                    Ok(DowngradeResponse { header: Some(self.replica.header_now()), version: self.cluster_version() })
+                }
+                done => done,
+            }
+        })
+        .await
+    }
+}
+
+impl Service {
+    /// Whether an alarm is raised that `/health` does not leave out.
+    pub(crate) fn alarm_besides(&self, left_out: &[String]) -> Option<&'static str> {
+        if self.replica.applied().flags() & flag::ALARM == 0 {
+            return None;
+        }
+        let alarms = self.replica.applied().ledger().alarms(AlarmType::None);
+        let kinds = alarms.iter().filter_map(|alarm| AlarmType::try_from(alarm.alarm).ok());
+        let mut names = kinds.map(|kind| kind.as_str_name());
+        names.find(|name| !left_out.iter().any(|left| left == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_etcd_reads_them() {
+        for (version, read) in [("3.5", Ok((3, 5))), ("3.5.0", Ok((3, 5))), ("3.5.17", Ok((3, 5))), ("3", Err(())), ("a.b", Err(())), ("", Err(()))] {
+            assert_eq!(minor(version).map_err(|_| ()), read, "{version:?}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Revokes, through the log, what has expired while this replica leads. Which leases those are is [`super::table`]'s
+//! Revokes, through the log, what has expired while this replica leads, and notes how much time is left to the others.
+//! Which leases those are is [`super::table`]'s
 //! business.
 
 use std::sync::Arc;
@@ -29,6 +30,12 @@ pub async fn run(replica: Arc<Replica>) {
                 replica.lead_leases();
             }
             _ = round.tick() => {}
+        }
+        let left = replica.due_checkpoints(PER_ROUND);
+        if !left.is_empty()
+            && let Err(status) = replica.checkpoint_leases(left).await
+        {
+            tracing::debug!(%status, "the time left to leases is not noted yet");
         }
         let expired = replica.expired_leases(PER_ROUND);
         iter(expired)

@@ -139,6 +139,8 @@ impl KeyRange {
 pub struct LeaseRecord {
     /// Granted time to live, seconds.
     pub ttl: i64,
+    /// Seconds that were left at the last checkpoint; 0 when it begins anew with the next leader.
+    pub remaining: i64,
 }
 
 /// What can be read from a key space, whether it is on disk, in memory or half written.

@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Change, KeyRange, LeaseRecord, Position, Version, View, Visit, live};
 use crate::error::{Fault, Refusal};
+use crate::ledger::Ledger;
+use crate::ledger::auth::Tokens;
 
 /// What a batch of commands did.
 #[derive(Debug, Default)]
@@ -20,6 +23,10 @@ pub struct Changes {
     pub leases: BTreeMap<i64, Option<LeaseRecord>>,
     /// Which lease owns which key from now on (`true`) or no longer (`false`).
     pub attachments: BTreeMap<(i64, Bytes), bool>,
+    /// The ledger, when it changed.
+    pub ledger: Option<Arc<Ledger>>,
+    /// Tokens that were given out or have ended, in order.
+    pub tokens: Vec<Tokens>,
 }
 
 /// A view with changes on top.
@@ -29,14 +36,39 @@ pub struct Writer<'v, V> {
     /// Versions made here, by key, oldest first.
     versions: BTreeMap<Bytes, Vec<Version>>,
     changes: Changes,
+    ledger: Arc<Ledger>,
+    ledger_changed: bool,
     /// Changes made by the command that is being applied.
     sub: i64,
 }
 
 impl<'v, V: View> Writer<'v, V> {
-    /// Nothing changed yet.
+    /// Nothing changed yet; an empty ledger.
     pub fn new(base: &'v V, position: Position) -> Self {
-        Self { base, position, versions: BTreeMap::new(), changes: Changes::default(), sub: 0 }
+        Self::with_ledger(base, position, Arc::default())
+    }
+
+    /// Nothing changed yet.
+    pub fn with_ledger(base: &'v V, position: Position, ledger: Arc<Ledger>) -> Self {
+        Self { base, position, versions: BTreeMap::new(), changes: Changes::default(), ledger, ledger_changed: false, sub: 0 }
+    }
+
+    /// The ledger as it is now.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The ledger, to be changed.
+    pub fn change_ledger(&mut self) -> &mut Ledger {
+        self.ledger_changed = true;
+        Arc::make_mut(&mut self.ledger)
+    }
+
+    /// Notes what a change means to tokens.
+    pub fn note_tokens(&mut self, tokens: Tokens) {
+        if tokens != Tokens::Stay {
+            self.changes.tokens.push(tokens);
+        }
     }
 
     /// Where the key space stands; inside a command that changed something already, its own revision.
@@ -52,7 +84,8 @@ impl<'v, V: View> Writer<'v, V> {
     }
 
     /// Everything that was changed, and where the key space stands now.
-    pub fn into_changes(self) -> (Changes, Position) {
+    pub fn into_changes(mut self) -> (Changes, Position) {
+        self.changes.ledger = self.ledger_changed.then_some(self.ledger);
         (self.changes, self.position)
     }
 
@@ -101,7 +134,15 @@ impl<'v, V: View> Writer<'v, V> {
         if self.lease(id)?.is_some() {
             return Err(Refusal::LeaseExists);
         }
-        self.changes.leases.insert(id, Some(LeaseRecord { ttl }));
+        self.changes.leases.insert(id, Some(LeaseRecord { ttl, remaining: 0 }));
+        Ok(())
+    }
+
+    /// Notes how much time is left to a lease, seconds; 0 for all of it. A lease that is gone is none of its business.
+    pub fn checkpoint(&mut self, id: i64, remaining: i64) -> Result<(), Fault> {
+        if let Some(lease) = self.lease(id)? {
+            self.changes.leases.insert(id, Some(LeaseRecord { remaining, ..lease }));
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! moves: it is pinned exactly, and no type of it leaves this module but [`LogPosition`]'s numbers.
 
 pub mod codec;
+pub mod founding;
 pub mod log_store;
 #[cfg(not(test))]
 pub mod network;
@@ -46,13 +47,16 @@ pub type Membership = openraft::type_config::alias::StoredMembershipOf<TypeConfi
 /// A member as the membership records it. Addresses are names; they are resolved at each connect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Its name.
+    /// Its name; empty for one that was added later, until it publishes it.
     pub name: String,
     /// Where its peers reach it, a URL.
     pub peer_url: String,
-    /// Where clients reach it, a URL; empty while unknown.
-    #[serde(default)]
-    pub client_url: String,
+    /// Further URLs, shown but not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_peer_urls: Vec<String>,
+    /// It was added as a voter; while it does not vote it catches up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joining: bool,
 }
 
 impl std::fmt::Display for Peer {

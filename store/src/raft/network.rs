@@ -29,9 +29,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::{Peer, TypeConfig, Vote, codec};
+use super::{Members, Peer, TypeConfig, Vote, codec};
 use crate::disk::checkpoint::SnapshotDir;
 use crate::error::Fault;
+use crate::replica::Description;
 
 /// Metadata that names the cluster and the member a call is meant for.
 pub const CLUSTER_HEADER: &str = "balsa-cluster";
@@ -57,6 +58,8 @@ struct Inner {
     channels: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
     /// Peers that did not take the last append stream.
     silent: Mutex<BTreeSet<u64>>,
+    /// Where the newest membership says that peers are; a link may still know an older address.
+    addresses: Mutex<BTreeMap<u64, String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,10 +71,18 @@ enum Lane {
 impl Network {
     /// Connects to nobody yet.
     pub fn new(me: u64, cluster: u64, identity: Option<TlsIdentity>) -> Self {
-        Self { inner: Arc::new(Inner { me, cluster, identity, channels: Mutex::default(), silent: Mutex::default() }) }
+        let (channels, silent, addresses) = Default::default();
+        Self { inner: Arc::new(Inner { me, cluster, identity, channels, silent, addresses }) }
+    }
+
+    /// Uses the addresses of this membership from now on.
+    pub fn addressed(&self, members: &Members) {
+        *self.inner.addresses.lock() = members.iter().map(|(id, peer)| (*id, peer.peer_url.clone())).collect();
     }
 
     fn channel(&self, target: u64, url: &str, lane: Lane) -> Result<Channel, Fault> {
+        let newest = self.inner.addresses.lock().get(&target).cloned();
+        let url = newest.as_deref().unwrap_or(url);
         let mut channels = self.inner.channels.lock();
         if let Some((known, channel)) = channels.get(&(target, lane))
             && known == url
@@ -135,6 +146,21 @@ impl Network {
         request.set_timeout(deadline);
         Ok(client.forward(request).await?.into_inner().data)
     }
+}
+
+/// Asks the replica at a peer URL for the cluster's id and members.
+pub async fn describe(url: &str, identity: Option<&TlsIdentity>) -> Result<Description, Status> {
+    let unusable = |error: &dyn std::fmt::Display| Status::invalid_argument(format!("{url} cannot be used: {error}"));
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|error| unusable(&error))?
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(5));
+    if let Some(identity) = identity.filter(|_| url.starts_with("https:")) {
+        endpoint = endpoint.tls_config(identity.tonic_client()).map_err(|error| unusable(&error))?;
+    }
+    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let answer = RaftClient::new(channel).describe(wire::Payload::default()).await?;
+    codec::from_json(&answer.into_inner().data).map_err(|fault| Status::internal(fault.0))
 }
 
 /// Whether a call certainly never reached the peer, because no connection could be made.

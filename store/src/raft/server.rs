@@ -44,7 +44,7 @@ impl PeerService {
         self.replica.raft()
     }
 
-    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    fn admit_peer<T>(&self, request: &Request<T>) -> Result<(), Status> {
         if self.replica.uses_tls() {
             let certificates = request.peer_certs();
             let leaf = certificates.as_ref().and_then(|chain| chain.first());
@@ -53,6 +53,11 @@ impl PeerService {
                 return Err(Status::permission_denied(format!("only members of {STORES} may use the peer port")));
             }
         }
+        Ok(())
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.admit_peer(request)?;
         let number = |name: &str| request.metadata().get(name)?.to_str().ok()?.parse::<u64>().ok();
         match (number(CLUSTER_HEADER), number(TARGET_HEADER)) {
             (Some(cluster), Some(target)) if cluster == self.replica.cluster_id() && target == self.replica.id() => Ok(()),
@@ -138,6 +143,11 @@ impl RaftService for PeerService {
         let ForwardRequest { kind, body } = request.into_inner();
         let data = self.replica.serve_forwarded(kind, body).await?;
         Ok(Response::new(Payload { data }))
+    }
+
+    async fn describe(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        self.admit_peer(&request)?;
+        answer(&self.replica.description())
     }
 }
 

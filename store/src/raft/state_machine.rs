@@ -17,6 +17,7 @@ use crate::disk::checkpoint::{self, SnapshotDir};
 use crate::disk::state::{APPLIED, Batch, MEMBERSHIP, State};
 use crate::disk::view::DiskView;
 use crate::error::Fault;
+use crate::ledger::Ledger;
 use crate::mvcc::Position;
 use crate::mvcc::writer::Writer;
 
@@ -31,8 +32,10 @@ type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub trait Observer: Send + Sync + 'static {
     /// These changes are in the state now, up to this position; called before their proposers are answered.
     fn applied(&self, changes: &mut crate::mvcc::writer::Changes, position: Position, index: u64);
+    /// A write to the state took so long.
+    fn written(&self, _took: std::time::Duration) {}
     /// The whole state was replaced.
-    fn replaced(&self, position: Position, index: u64);
+    fn replaced(&self, position: Position, index: u64, ledger: &Arc<Ledger>);
 }
 
 /// The replica's state machine.
@@ -42,6 +45,7 @@ pub struct StateMachine {
     position: Position,
     applied: Option<LogId>,
     membership: Membership,
+    ledger: Arc<Ledger>,
     snapshot: Option<(SnapshotMeta, Arc<SnapshotDir>)>,
     snapshots_made: Arc<AtomicU64>,
 }
@@ -66,6 +70,7 @@ impl StateMachine {
             position: Position::default(),
             applied: None,
             membership: Membership::default(),
+            ledger: Arc::default(),
             snapshot: None,
             snapshots_made: Arc::default(),
         };
@@ -77,17 +82,25 @@ impl StateMachine {
         self.position = self.state.read(|view| view.position())?;
         self.applied = applied_of(&self.state)?;
         self.membership = membership_of(&self.state)?;
+        self.ledger = Arc::new(self.state.ledger()?);
         let index = self.applied.map_or(0, |id| id.index());
         // What can be read right after opening is on disk.
         self.state.flush(index)?;
-        self.observer.replaced(self.position, index);
+        self.observer.replaced(self.position, index, &self.ledger);
         Ok(())
+    }
+
+    /// A copy of the state with nothing being applied meanwhile, for a client.
+    pub async fn copy(&mut self) -> Result<SnapshotDir, Fault> {
+        let (state, number) = (self.state.clone(), self.snapshots_made.fetch_add(1, Ordering::Relaxed));
+        let made = crate::rt::blocking(move || checkpoint::create(&state, &format!("snapshot-client-{number}")));
+        made.await?
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
         let opened = self.state.current();
         let view = DiskView::newest_of(opened.db());
-        let mut writer = Writer::new(&view, self.position);
+        let mut writer = Writer::with_ledger(&view, self.position, self.ledger.clone());
         let mut answers: Vec<(Responder, Outcome)> = Vec::with_capacity(batch.len());
         let mut membership = None;
         for (entry, responder) in batch {
@@ -105,8 +118,13 @@ impl StateMachine {
         }
         let (mut changes, position) = writer.into_changes();
         let applied = self.applied.as_ref().map(codec::wire_log_id).unwrap_or_default();
+        let started = tokio::time::Instant::now();
         self.state.write(Batch { changes: &changes, position, applied: applied.encode_to_vec(), membership })?;
         self.position = position;
+        if let Some(ledger) = &changes.ledger {
+            self.ledger = ledger.clone();
+        }
+        self.observer.written(started.elapsed());
         self.observer.applied(&mut changes, position, applied.index);
         for (responder, outcome) in answers {
             if let Some(responder) = responder {

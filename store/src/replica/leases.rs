@@ -6,6 +6,7 @@ use balsa_proto::etcd::etcdserverpb::{
     LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use balsa_proto::raft::forward_request::Kind;
+use balsa_proto::store::{Checkpoint, checkpoint};
 use bytes::Bytes;
 use openraft::ReadPolicy;
 use prost::Message as _;
@@ -15,6 +16,7 @@ use tonic::{Code, Status};
 use super::{Replica, internal, is_not_leader};
 use crate::command::Command;
 use crate::error::Refusal;
+use crate::ledger::admit::Asker;
 use crate::mvcc::View as _;
 
 impl Replica {
@@ -76,7 +78,12 @@ impl Replica {
         let careless = false;
         let index = if careless { 0 } else { self.read_index_here(ReadPolicy::LeaseRead).await? };
         let mut applied = self.hub().applied();
-        let _stopping = applied.wait_for(|now| now.index >= index).await;
+        // An error says that the replica stops; what follows says so too.
+        drop(applied.wait_for(|now| now.index >= index).await);
+        if self.applied.leases.lock().is_checkpointed(request.id) {
+            // First taken back: a successor must not give it less time than it is promised here.
+            self.checkpoint_leases(vec![(request.id, 0)]).await?;
+        }
         let ttl = self.applied.leases.lock().renew(request.id, self.applied.now()).unwrap_or(0);
         Ok(LeaseKeepAliveResponse { header: None, id: request.id, ttl })
     }
@@ -84,7 +91,8 @@ impl Replica {
     pub(super) async fn time_to_live_here(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
         let index = self.read_index_here(ReadPolicy::ReadIndex).await?;
         let mut applied = self.hub().applied();
-        let _stopping = applied.wait_for(|now| now.index >= index).await;
+        // An error says that the replica stops; what follows says so too.
+        drop(applied.wait_for(|now| now.index >= index).await);
         let found = self.applied.leases.lock().time_to_live(request.id, self.applied.now());
         let Some((granted_ttl, ttl)) = found else {
             return Ok(LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() });
@@ -121,7 +129,21 @@ impl Replica {
     /// Revokes what has expired, if this replica leads. Never passed on: whether a lease has expired is the leader's
     /// own count, and a successor counts anew.
     pub async fn revoke_expired(&self, id: i64) -> Result<(), Status> {
-        let command = Command::Revoke(LeaseRevokeRequest { id }).encode();
+        let command = Box::new(Command::Revoke(LeaseRevokeRequest { id }));
+        let command = Command::Signed { asker: Asker::System, command }.encode();
+        let deadline = Instant::now() + self.config.request_timeout();
+        self.propose_here(command, deadline).await.map(drop)
+    }
+
+    /// Leases whose time left is to be noted now; none unless this replica leads.
+    pub fn due_checkpoints(&self, limit: usize) -> Vec<(i64, i64)> {
+        self.applied.leases.lock().checkpoints(self.applied.now(), limit)
+    }
+
+    /// Notes through the log how much time is left to leases: id and seconds.
+    pub async fn checkpoint_leases(&self, leases: Vec<(i64, i64)>) -> Result<(), Status> {
+        let leases = leases.into_iter().map(|(id, remaining)| checkpoint::Lease { id, remaining });
+        let command = Command::Checkpoint(Checkpoint { leases: leases.collect() }).encode();
         let deadline = Instant::now() + self.config.request_timeout();
         self.propose_here(command, deadline).await.map(drop)
     }

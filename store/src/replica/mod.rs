@@ -2,20 +2,25 @@
 //!
 //! A write is answered after a majority has it synced and this cluster's leader applied it.
 
-mod applied;
+pub mod applied;
 mod leases;
+mod members;
+mod membership;
 mod propose;
+mod quota;
 mod reads;
+pub mod reconfigure;
+pub mod tokens;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use balsa_proto::etcd::etcdserverpb::{LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader};
 use balsa_proto::raft::forward_request::Kind;
+use balsa_proto::store::{MemberChange, MemberChanged};
 use bytes::Bytes;
 use openraft::ReadPolicy;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -23,11 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 pub use applied::Applied;
+pub use members::Membership;
 
 use crate::command::{Command, Outcome};
 use crate::config::Config;
+use crate::disk::checkpoint::SnapshotDir;
 use crate::disk::state::State;
 use crate::error::{Fault, Refusal};
+use crate::ledger::Who;
 use crate::metrics::Metrics;
 use crate::raft::network::Network;
 use crate::raft::{Members, Raft};
@@ -43,19 +51,31 @@ pub struct Leadership {
     pub term: u64,
 }
 
+/// What a replica that is to join asks for.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Description {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// Its members.
+    pub members: Members,
+}
+
 /// A running replica.
 pub struct Replica {
     config: Config,
     id: u64,
     cluster_id: u64,
-    members: Members,
+    members: RwLock<Arc<Membership>>,
     raft: Raft,
     network: Network,
     applied: Arc<Applied>,
     leadership: watch::Sender<Leadership>,
     reads: mpsc::Sender<oneshot::Sender<Result<(), Status>>>,
     writes: tokio::sync::Semaphore,
-    client_urls: Mutex<BTreeMap<u64, String>>,
+    client_url: String,
+    /// Held while the membership is changed.
+    reconfiguring: tokio::sync::Mutex<()>,
+    removed: AtomicBool,
     metrics: Metrics,
     stop: CancellationToken,
 }
@@ -68,7 +88,7 @@ pub struct Parts {
     pub id: u64,
     /// The cluster.
     pub cluster_id: u64,
-    /// The members of `--initial-cluster`.
+    /// The members as far as they are known before the log says them.
     pub members: Members,
     /// Consensus.
     pub raft: Raft,
@@ -91,13 +111,18 @@ impl Replica {
         let (reads, waiting) = mpsc::channel(16_384);
         let writes = tokio::sync::Semaphore::new(config.max_pending_writes);
         let leadership = watch::Sender::new(Leadership::default());
-        let client_urls = Mutex::new(BTreeMap::from([(id, client_url)]));
+        let voters = members.keys().copied().collect();
+        let members = RwLock::new(Arc::new(Membership { peers: members, voters }));
+        let reconfiguring = tokio::sync::Mutex::default();
         let replica = Arc::new(Self {
-            config, id, cluster_id, members, raft, network, applied, leadership, reads, writes, client_urls, metrics, stop,
+            config, id, cluster_id, members, raft, network, applied, leadership, reads, writes, client_url, reconfiguring,
+            removed: AtomicBool::new(false), metrics, stop,
         });
         rt::spawn(replica.clone().confirm_reads(waiting));
         rt::spawn(replica.clone().follow_raft());
-        rt::spawn(replica.clone().learn_client_urls());
+        rt::spawn(replica.clone().publish());
+        rt::spawn(replica.clone().promote_joining());
+        rt::spawn(replica.clone().watch_quota());
         replica
     }
 
@@ -151,6 +176,11 @@ impl Replica {
         &self.stop
     }
 
+    /// Whether this member was removed from the cluster, and stops for that.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
@@ -169,15 +199,29 @@ impl Replica {
         (seen.purged.map_or(0, |id| id.index()), seen.last_log_index.unwrap_or(0))
     }
 
-    /// The members, with what is known of their client URLs.
-    pub fn members(&self) -> Members {
-        let mut members = self.members.clone();
-        for (id, url) in self.client_urls.lock().iter() {
-            if let Some(peer) = members.get_mut(id) {
-                peer.client_url.clone_from(url);
-            }
-        }
-        members
+    /// What was applied.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// Whose token it is.
+    pub fn token_owner(&self, token: &str) -> Option<Who> {
+        let user = self.applied.tokens.lock().user(token, self.applied.now())?;
+        Some(Who { user, revision: self.applied.ledger().auth.revision() })
+    }
+
+    /// A copy of the state as of some moment after the call, for a client.
+    pub async fn copy_state(&self) -> Result<SnapshotDir, Status> {
+        // What is flushed before does not have to be while nothing is applied.
+        let (state, index) = (self.state().clone(), self.hub().applied().borrow().index);
+        rt::blocking(move || state.flush(index)).await.flatten().map_err(internal)?;
+        let copied = self.raft.with_state_machine(|machine| Box::pin(machine.copy())).await;
+        copied.map_err(|_| Refusal::Stopped)?.map_err(internal)
+    }
+
+    /// What a replica that is to join is told.
+    pub fn description(&self) -> Description {
+        Description { cluster_id: self.cluster_id, members: self.membership().peers.clone() }
     }
 
     /// A header at `revision`.
@@ -216,9 +260,10 @@ impl Replica {
                 let request = LeaseTimeToLiveRequest::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
                 Ok(self.time_to_live_here(request).await?.encode_to_vec().into())
             }
-            Ok(Kind::ClientUrl) => {
-                let url = self.client_urls.lock().get(&self.id).cloned().unwrap_or_default();
-                Ok(url.into_bytes().into())
+            Ok(Kind::MemberChange) => {
+                let change = MemberChange::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                let id = self.change_members_here(change).await?;
+                Ok(MemberChanged { id }.encode_to_vec().into())
             }
             Ok(Kind::Unknown) | Err(_) => Err(Status::unimplemented("a forwarded request of an unknown kind")),
         }
@@ -228,12 +273,23 @@ impl Replica {
     async fn follow_raft(self: Arc<Self>) {
         use openraft::async_runtime::watch::WatchReceiver as _;
         let mut metrics = self.raft.metrics();
+        let (mut membership, mut belonged) = (None, false);
         loop {
-            let (now, running, committed) = {
+            let (now, running, committed, agreed, belongs) = {
                 let seen = metrics.borrow_watched();
                 let now = Leadership { leader: seen.current_leader, term: seen.current_term };
-                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()))
+                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), *seen.membership_config.log_id(), seen.committed_membership_config.get_node(&self.id).is_some())
             };
+            if belonged && !belongs {
+                tracing::error!("this member was removed from the cluster; it stops");
+                self.removed.store(true, Ordering::Release);
+                self.stop.cancel();
+                return;
+            }
+            belonged = belongs;
+            if membership.replace(agreed) != Some(agreed) {
+                self.learn_membership();
+            }
             self.metrics.committed.set(i64::try_from(committed).unwrap_or(i64::MAX));
             let changed = self.leadership.send_if_modified(|known| {
                 let changed = *known != now;
@@ -246,8 +302,9 @@ impl Replica {
             if changed {
                 self.metrics.has_leader.set(i64::from(now.leader.is_some()));
                 self.metrics.is_leader.set(i64::from(now.leader == Some(self.id)));
-                let name = now.leader.and_then(|id| self.members.get(&id)).map(|peer| peer.name.as_str());
-                tracing::info!(leader = name, term = now.term, "leadership");
+                let membership = self.membership();
+                let leader = now.leader.and_then(|id| membership.peers.get(&id)).map(ToString::to_string);
+                tracing::info!(leader, term = now.term, "leadership");
             }
             if let Err(fatal) = running {
                 if !self.stop.is_cancelled() {
@@ -263,27 +320,6 @@ impl Replica {
                     self.stop.cancel();
                     return;
                 },
-            }
-        }
-    }
-
-    /// Asks the other members how clients reach them: the membership knows only their peer URLs.
-    async fn learn_client_urls(self: Arc<Self>) {
-        loop {
-            for (id, _) in self.members.iter().filter(|(id, _)| **id != self.id) {
-                let deadline = Instant::now() + Duration::from_secs(2);
-                if let Ok(url) = self.forward(*id, Kind::ClientUrl, Bytes::new(), deadline).await
-                    && let Ok(url) = String::from_utf8(url.to_vec())
-                {
-                    self.client_urls.lock().insert(*id, url);
-                }
-            }
-            let known = self.client_urls.lock().len() == self.members.len();
-            let pause = Duration::from_secs(if known { 60 } else { 1 });
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
             }
         }
     }

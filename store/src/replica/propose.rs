@@ -22,6 +22,7 @@ impl Replica {
         if encoded.len() > self.config.max_request_bytes {
             return Err(Refusal::RequestTooLarge.into());
         }
+        self.has_room(&command).await?;
         let Ok(_permit) = self.writes.try_acquire() else {
             return Err(Refusal::TooManyRequests.into());
         };
@@ -40,7 +41,7 @@ impl Replica {
         }
     }
 
-    async fn propose_anywhere(&self, command: Bytes, deadline: Instant) -> Result<Outcome, Status> {
+    pub(super) async fn propose_anywhere(&self, command: Bytes, deadline: Instant) -> Result<Outcome, Status> {
         loop {
             let leader = self.await_leader(deadline).await?;
             if leader == self.id {
@@ -92,8 +93,9 @@ impl Replica {
     }
 
     pub(super) async fn forward(&self, leader: u64, kind: Kind, body: Bytes, deadline: Instant) -> Result<Bytes, Status> {
-        let Some(peer) = self.members.get(&leader) else {
-            return Err(Status::unavailable(format!("the leader {leader:x} is not in --initial-cluster")));
+        let membership = self.membership();
+        let Some(peer) = membership.peers.get(&leader) else {
+            return Err(Status::unavailable(format!("the leader {leader:x} is not a member that is known here")));
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let call = self.network.forward(leader, peer, kind, body, left);

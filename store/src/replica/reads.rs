@@ -35,6 +35,20 @@ impl Replica {
         }
     }
 
+    /// Returns when there was no leader for so long that an election should have ended long ago.
+    pub async fn leaderless(&self) {
+        let patience = Duration::from_millis(3 * self.config.election_timeout);
+        let mut leadership = self.leadership.subscribe();
+        loop {
+            if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+                return;
+            }
+            if tokio::time::timeout(patience, leadership.wait_for(|now| now.leader.is_some())).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// One round confirms all reads that wait when it begins.
     pub(super) async fn confirm_reads(self: Arc<Self>, mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), Status>>>) {
         let mut round = Vec::new();

@@ -62,6 +62,8 @@ fn flags(number: usize, snapshots: u64) -> Config {
     config.snapshot_count = snapshots;
     config.snapshot_catchup_entries = snapshots / 4;
     config.request_timeout = 3_000;
+    // Some worlds note how much is left of a lease as often as can be.
+    config.lease_checkpoint_interval = snapshots % 2;
     config
 }
 
@@ -88,7 +90,7 @@ async fn assemble(number: usize, config: Config) -> anyhow::Result<Arc<Replica>>
     let metrics = Metrics::new(&mut Registry::default());
     let state = State::open(&config.data_dir)?;
     let log = LogDisk::open(&config.data_dir, |_| ())?;
-    let applied = Arc::new(Applied::new(state.clone()));
+    let applied = Arc::new(Applied::new(state.clone(), metrics.clone(), config.lease_checkpoint_interval.saturating_mul(1_000)));
     let recorder = Arc::new(Recorder { inner: applied.clone(), state: state.clone(), number });
     let machine = StateMachine::open(state.clone(), recorder)?;
     let log = LogStore::open(log, state)?;

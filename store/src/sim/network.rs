@@ -45,6 +45,9 @@ impl Network {
         Self { me: cluster::number_of(me) }
     }
 
+    /// Names are addresses here.
+    pub fn addressed(&self, _: &super::Members) {}
+
     pub async fn forward(
         &self,
         target: u64,
@@ -63,6 +66,14 @@ impl Network {
             Err(_) => Err(Status::unavailable(NEVER_SENT)),
         }
     }
+}
+
+/// Nobody joins a simulated cluster by its URL.
+pub async fn describe(
+    _url: &str,
+    _identity: Option<&balsa_process::tls::TlsIdentity>,
+) -> Result<crate::replica::Description, Status> {
+    Err(Status::unimplemented("no replica joins by URL here"))
 }
 
 /// Whether a call certainly never reached the peer.

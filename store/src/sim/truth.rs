@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,6 +12,7 @@ use super::history::Seen;
 use super::world;
 use crate::disk::state::State;
 use crate::error::Fault;
+use crate::ledger::Ledger;
 use crate::mvcc::writer::Changes;
 use crate::mvcc::{Change, End, KeyRange, Position, View as _};
 use crate::raft::state_machine::Observer;
@@ -92,7 +94,7 @@ fn hash(state: &State) -> Result<u64, Fault> {
             ControlFlow::Continue(())
         })?;
         for (id, lease) in view.leases()? {
-            (id, lease.ttl, view.lease_keys(id)?).hash(&mut hasher);
+            (id, lease.ttl, lease.remaining, view.lease_keys(id)?).hash(&mut hasher);
         }
         Ok(hasher.finish())
     })
@@ -121,6 +123,10 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
+    fn written(&self, took: Duration) {
+        self.inner.written(took);
+    }
+
     fn applied(&self, changes: &mut Changes, position: Position, index: u64) {
         world::note(format_args!("store{} applied {index}, revision {}", self.number + 1, position.revision));
         let now = world::now();
@@ -137,11 +143,11 @@ impl Observer for Recorder {
         self.inner.applied(changes, position, index);
     }
 
-    fn replaced(&self, position: Position, index: u64) {
+    fn replaced(&self, position: Position, index: u64, ledger: &Arc<Ledger>) {
         world::note(format_args!("store{} is at {index}, revision {}", self.number + 1, position.revision));
         if index > 0 {
             self.compare(index);
         }
-        self.inner.replaced(position, index);
+        self.inner.replaced(position, index, ledger);
     }
 }

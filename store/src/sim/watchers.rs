@@ -54,7 +54,7 @@ async fn connect(me: usize, number: usize) -> Option<Ends> {
     let handler: Handler<Ends> = Arc::new(move |replica| {
         let (requests, arriving) = wire::pipe(CLIENTS + me, number);
         let (answers, returning) = wire::pipe(number, CLIENTS + me);
-        let stream = WatchStream::new(replica, answers);
+        let stream = WatchStream::new(replica, answers, Ok(None));
         crate::rt::spawn(stream.run(ReceiverStream::new(arriving), Duration::from_secs(2)));
         Box::pin(std::future::ready((requests, returning)))
     });

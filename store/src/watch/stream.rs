@@ -16,8 +16,11 @@ use tonic::Status;
 use super::hub::{Signal, Taken};
 use super::watchers::{Watcher, Watchers, watched_range};
 use crate::error::{Fault, Refusal};
-use crate::mvcc::Change;
+use crate::ledger::Who;
+use crate::ledger::permission::Access;
+use crate::mvcc::{Change, KeyRange};
 use crate::replica::Replica;
+use crate::replica::applied::flag;
 
 /// What answers that belong to no single watcher carry.
 const NO_WATCHER: i64 = -1;
@@ -35,12 +38,32 @@ pub struct WatchStream {
     watchers: Watchers,
     signal: Arc<Signal>,
     progress_asked: bool,
+    /// Who watches, or why nobody can tell.
+    caller: Result<Option<Who>, Status>,
 }
 
 impl WatchStream {
     /// Answers go to `answers`.
-    pub fn new(replica: Arc<Replica>, answers: mpsc::Sender<Result<WatchResponse, Status>>) -> Self {
-        Self { replica, answers, watchers: Watchers::default(), signal: Arc::default(), progress_asked: false }
+    pub fn new(
+        replica: Arc<Replica>,
+        answers: mpsc::Sender<Result<WatchResponse, Status>>,
+        caller: Result<Option<Who>, Status>,
+    ) -> Self {
+        let (watchers, signal) = Default::default();
+        Self { replica, answers, watchers, signal, progress_asked: false, caller }
+    }
+
+    /// Refuses a watcher of keys that the caller may not read, in the words of etcd's cancel reasons.
+    fn permit(&self, range: &KeyRange) -> Result<(), String> {
+        if self.replica.applied().flags() & flag::AUTH == 0 {
+            return Ok(());
+        }
+        let auth = &self.replica.applied().ledger().auth;
+        let permitted = self.caller.clone().and_then(|caller| {
+            let now = caller.map(|who| Who { revision: auth.revision(), ..who });
+            Ok(auth.keys(now.as_ref(), range, Access::Read)?)
+        });
+        permitted.map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
     }
 
     /// Serves until the client ends the stream or the replica stops.
@@ -107,7 +130,10 @@ impl WatchStream {
     }
 
     async fn create(&mut self, request: WatchCreateRequest) -> Result<(), Ended> {
-        let chosen = watched_range(&request).and_then(|range| Ok((range, self.watchers.choose_id(request.watch_id)?)));
+        let chosen = watched_range(&request).map_err(str::to_owned).and_then(|range| {
+            self.permit(&range)?;
+            Ok((range, self.watchers.choose_id(request.watch_id)?))
+        });
         let (range, watch_id) = match chosen {
             Ok(chosen) => chosen,
             Err(reason) => {
@@ -116,7 +142,7 @@ impl WatchStream {
                     watch_id: NO_WATCHER,
                     created: true,
                     canceled: true,
-                    cancel_reason: reason.to_owned(),
+                    cancel_reason: reason,
                     ..Default::default()
                 };
                 return self.send(revision, refused).await;

@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod auth;
 mod cluster;
 mod damage;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
+mod http;
+mod locks;
+mod maintenance;
+mod membership;
 mod model;
 mod process;
 mod properties;
 mod recorded;
 mod semantics;
 mod support;
+mod tools;

@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::{
-    PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, kv_client::KvClient,
+    auth_client::AuthClient, cluster_client::ClusterClient, PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, kv_client::KvClient,
     lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
     watch_request::RequestUnion,
 };
+use balsa_proto::etcd::v3electionpb::election_client::ElectionClient;
+use balsa_proto::etcd::v3lockpb::lock_client::LockClient;
 use balsa_store::replica::Replica;
 use balsa_store::{Config, Handle};
 use tokio::sync::mpsc;
@@ -40,9 +42,19 @@ pub fn own_addresses(count: usize) -> Vec<SocketAddr> {
     addresses
 }
 
+/// A cluster of one and a client of it.
+pub async fn single(adjust: impl Fn(&mut Config)) -> (tempfile::TempDir, Handle, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::single(dir.path());
+    adjust(&mut config);
+    let handle = balsa_store::start(config, CancellationToken::new()).await.unwrap();
+    let client = Client::new(&format!("http://{}", handle.client_addr));
+    (dir, handle, client)
+}
+
 /// A cluster of three, each replica of which can be stopped and started.
 pub struct Cluster {
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
     pub configs: Vec<Config>,
     pub replicas: Vec<Option<Handle>>,
 }
@@ -52,7 +64,7 @@ impl Cluster {
     pub async fn start(adjust: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let configs = configs(dir.path(), adjust);
-        let mut cluster = Self { _dir: dir, configs, replicas: vec![None, None, None] };
+        let mut cluster = Self { dir, configs, replicas: vec![None, None, None] };
         for number in 0..3 {
             cluster.run(number).await;
         }
@@ -133,6 +145,10 @@ pub struct Client {
     pub lease: LeaseClient<Channel>,
     pub watch: WatchClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
+    pub cluster: ClusterClient<Channel>,
+    pub auth: AuthClient<Channel>,
+    pub lock: LockClient<Channel>,
+    pub election: ElectionClient<Channel>,
 }
 
 impl Client {
@@ -142,7 +158,11 @@ impl Client {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),
             watch: WatchClient::new(channel.clone()),
-            maintenance: MaintenanceClient::new(channel),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
+            auth: AuthClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
         }
     }
 

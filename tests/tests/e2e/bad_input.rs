@@ -3,7 +3,8 @@
 use balsa_tests::Cluster;
 
 /// (what is wrong, manifest, a part of the message)
-const MANIFESTS: [(&str, &str, &str); 5] = [
+const MANIFESTS: [(&str, &str, &str); 6] = [
+    ("unknown kind", "{apiVersion: v1, kind: Pot, metadata: {name: bad-input}}", "no matches for kind \"Pot\" in version \"v1\""),
     (
         "bad quantity",
         "{apiVersion: v1, kind: Pod, metadata: {name: bad-input}, spec: {containers: [{name: c, image: i, resources: {limits: {cpu: much}}}]}}",

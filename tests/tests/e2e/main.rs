@@ -3,8 +3,9 @@
 mod bad_input;
 mod deployment;
 mod etcdctl;
+mod go_client;
 mod pods;
 mod python;
-mod real_etcd;
 mod store_alone;
+mod stores;
 mod streams;

@@ -288,6 +288,10 @@ fn resized(findings: &mut Findings, new: &Value, old: &Value) {
         let detail = "Pod QOS Class may not change as a result of resizing";
         findings.push(FieldError::invalid("spec", text(new, "status.qosClass"), detail));
     }
+    let running = list(old, "status.containerStatuses").iter().find(|status| find(status, "state.running").is_object());
+    if running.is_some_and(|status| !status.get("resources").is_some_and(Value::is_object)) {
+        findings.push(FieldError::forbidden("spec", "Pod running on node without support for resize"));
+    }
     let mut munged = find(new, "spec").clone();
     for field in ["containers", "initContainers"] {
         let path = format!("spec.{field}");
@@ -320,6 +324,11 @@ fn resized(findings: &mut Findings, new: &Value, old: &Value) {
                     (path.clone(), "only cpu and memory resources for init or sidecar containers are mutable")
                 };
                 findings.push(FieldError::forbidden(at, detail));
+            }
+            let restarts = list(wanted, "resizePolicy").iter().any(|policy| text(policy, "restartPolicy") == "RestartContainer");
+            if field == "initContainers" && wanted != known && text(wanted, "restartPolicy") != "Always" && restarts {
+                let detail = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+                findings.push(FieldError::forbidden(path, detail));
             }
             munged[field][index] = rest;
         }

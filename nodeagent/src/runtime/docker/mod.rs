@@ -69,8 +69,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use super::{
-    ContainerSpec, ContainerStatus, ExecResult, ImageInfo, LogOptions, Output, RegistryAuth, Runtime, RuntimeError,
-    RuntimeEvent, RuntimeResult, SandboxSpec, SandboxStatus, Session, Usage,
+    ContainerSpec, ContainerStatus, ExecResult, ImageInfo, LogOptions, Output, PodRef, PodResources, RegistryAuth,
+    Runtime, RuntimeError, RuntimeEvent, RuntimeResult, SandboxSpec, SandboxStatus, Session, Usage,
 };
 use crate::network::Network;
 use body::{Machine, Owner};
@@ -313,6 +313,12 @@ impl Runtime for Docker {
 
     async fn remove_container(&self, id: &str) -> RuntimeResult<()> {
         self.remove(id).await
+    }
+
+    async fn update_sandbox(&self, _: &str, pod: &PodRef, resources: &PodResources) -> RuntimeResult<()> {
+        let cgroups = &self.engine().await?.cgroups;
+        let parent = cgroups.parent(&self.inner.config.cluster, &self.inner.config.node, &pod.uid);
+        cgroups.make(&parent, resources).map_err(|error| RuntimeError::Other(format!("the pod's control group {parent}: {error}")))
     }
 
     async fn update_container(

@@ -1,55 +1,16 @@
-//! etcd's own client against the running stores. It runs where etcdctl is on PATH or in target/peers, else it says so.
+//! What people do with etcdctl every day, at each replica.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use balsa_tests::{Cluster, Said, repository, run};
-
-fn etcdctl() -> Option<PathBuf> {
-    let built = repository().join("target/peers/etcdctl");
-    if built.exists() {
-        return Some(built);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join("etcdctl")).find(|candidate| candidate.is_file())
-}
+use super::Ctl;
 
 #[test]
 fn put_get_txn_lease_compact_and_status_work_on_any_replica() {
-    let Some(program) = etcdctl() else {
-        eprintln!("no etcdctl here: not run");
-        return;
-    };
-    let cluster = Cluster::under_test();
-    let pki = cluster.state.join("pki");
-    let port: u16 = 2389;
-    let all = [port, port + 20_000, port + 30_000].map(|port| format!("localhost:{port}"));
-    let etcdctl = |endpoints: &str, words: &[&str], input: Option<&str>| -> Said {
-        let mut command = Command::new(&program);
-        command.arg("--endpoints").arg(endpoints);
-        for (flag, file) in [("--cacert", "ca.crt"), ("--cert", "admin.crt"), ("--key", "admin.key")] {
-            command.arg(flag).arg(pki.join(file));
-        }
-        command.args(words);
-        match input {
-            None => run(&mut command),
-            Some(text) => {
-                let folder = tempfile::tempdir().expect("a folder");
-                let path = folder.path().join("input");
-                std::fs::write(&path, text).expect("a file");
-                run(command.stdin(std::fs::File::open(path).expect("the file")))
-            }
-        }
-    };
-    let ok = |endpoints: &str, words: &[&str], input: Option<&str>| -> String {
-        let said = etcdctl(endpoints, words, input);
-        assert!(said.success, "etcdctl {words:?} at {endpoints}: {}{}", said.out, said.err);
-        said.out
-    };
+    let Some(ctl) = Ctl::under_test() else { return };
+    let all = &ctl.endpoints;
+    let ok = |endpoints: &str, words: &[&str], input: Option<&str>| ctl.ok(endpoints, words, input);
     for (index, endpoint) in all.iter().enumerate() {
         let key = format!("e2e/{index}");
         assert_eq!(ok(endpoint, &["put", &key, "value"], None), "OK\n");
-        for other in &all {
+        for other in all {
             assert_eq!(ok(other, &["get", &key, "--print-value-only"], None), "value\n");
         }
     }

@@ -1,0 +1,140 @@
+//! Who the members are: as the membership in the log says, with the names and client URLs that they published.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_proto::etcd::etcdserverpb::Member;
+use balsa_proto::store::Attributes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::Instant;
+
+use super::Replica;
+use super::applied::flag;
+use super::reconfigure::{Known, Roll};
+use crate::command::Command;
+use crate::ledger;
+use crate::raft::{Members, Peer};
+
+/// How lately the leader must have heard of a member for it to count as reachable; etcd's figure.
+const HEALTHY: Duration = Duration::from_secs(5);
+
+/// The membership as this replica knows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Membership {
+    /// All members.
+    pub peers: Members,
+    /// Those that vote, ascending.
+    pub voters: Vec<u64>,
+}
+
+impl Membership {
+    /// Whether it is a learner that was asked for as one; who is on its way to be a voter is none.
+    pub fn is_learner(&self, id: u64) -> bool {
+        self.peers.get(&id).is_some_and(|peer| !peer.joining) && !self.voters.contains(&id)
+    }
+}
+
+impl Replica {
+    /// The membership.
+    pub fn membership(&self) -> Arc<Membership> {
+        self.members.read().clone()
+    }
+
+    /// Takes over what the log says, if it says anything yet.
+    pub(super) fn learn_membership(&self) {
+        let now = {
+            let metrics = self.raft.metrics();
+            let seen = metrics.borrow_watched();
+            let config = &seen.membership_config;
+            let peers: Members = config.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
+            let mut voters: Vec<u64> = config.voter_ids().collect();
+            voters.sort_unstable();
+            Membership { peers, voters }
+        };
+        if now.peers.is_empty() || *self.members.read().as_ref() == now {
+            return;
+        }
+        self.network.addressed(&now.peers);
+        self.applied.set_flag(flag::LEARNER, now.is_learner(self.id));
+        let names: Vec<String> = now.peers.values().map(ToString::to_string).collect();
+        tracing::info!(members = names.join(", "), voters = now.voters.len(), "membership");
+        *self.members.write() = Arc::new(now);
+    }
+
+    /// As clients see them.
+    pub fn member_list(&self) -> Vec<Member> {
+        let (membership, ledger) = (self.membership(), self.applied.ledger());
+        let shown = membership.peers.iter().map(|(id, peer)| {
+            let ledger::Attributes { name, client_urls } = ledger.members.get(id).cloned().unwrap_or_default();
+            Member {
+                id: *id,
+                name: if name.is_empty() { peer.name.clone() } else { name },
+                peer_ur_ls: peer.peer_urls(),
+                client_ur_ls: client_urls,
+                is_learner: membership.is_learner(*id),
+            }
+        });
+        shown.collect()
+    }
+
+    /// What the leader knows of the members, and its newest log index.
+    pub(super) fn roll(&self) -> (Roll, u64) {
+        let members = self.member_list();
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let mut roll = BTreeMap::new();
+        for member in members {
+            let heard = seen.heartbeat.as_ref().and_then(|heard| heard.get(&member.id)).and_then(Option::as_ref);
+            let matched = seen.replication.as_ref().and_then(|known| known.get(&member.id)).and_then(Option::as_ref);
+            let me = member.id == self.id;
+            let known = Known {
+                learner: member.is_learner,
+                started: !member.name.is_empty(),
+                reachable: me || heard.is_some_and(|at| at.elapsed() < HEALTHY),
+                matched: matched.map_or(0, |id| id.index()),
+                peer_urls: member.peer_ur_ls,
+            };
+            roll.insert(member.id, known);
+        }
+        (roll, seen.last_log_index.unwrap_or(0))
+    }
+
+    /// Tells the cluster this member's name and client URLs, unless it knows them.
+    pub(super) async fn publish(self: Arc<Self>) {
+        let mine = ledger::Attributes { name: self.config.name.clone(), client_urls: vec![self.client_url.clone()] };
+        loop {
+            let member = self.membership().peers.contains_key(&self.id);
+            let known = self.applied.ledger().members.get(&self.id) == Some(&mine);
+            if known {
+                return;
+            }
+            if member && self.leadership.borrow().leader.is_some() {
+                let ledger::Attributes { name, client_urls } = mine.clone();
+                let command = Command::Publish(Attributes { member: self.id, name, client_urls });
+                let deadline = Instant::now() + self.config.request_timeout();
+                if let Err(status) = self.propose_anywhere(command.encode(), deadline).await {
+                    tracing::debug!(%status, "this member is not published yet");
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// All URLs by which its peers reach it.
+    pub fn peer_urls(&self) -> Vec<String> {
+        std::iter::once(&self.peer_url).chain(&self.more_peer_urls).cloned().collect()
+    }
+
+    /// With other URLs, of which there is at least one.
+    pub(super) fn at(self, urls: Vec<String>) -> Self {
+        let mut urls = urls.into_iter();
+        Self { peer_url: urls.next().unwrap_or(self.peer_url), more_peer_urls: urls.collect(), ..self }
+    }
+}

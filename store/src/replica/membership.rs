@@ -1,0 +1,202 @@
+//! Changing the membership: checked and done at the leader, one change at a time. What may be done is decided in
+//! [`super::reconfigure`].
+//!
+//! A new voter is taken in as one that catches up first, and the leader makes it a voter when it has: a member that
+//! never comes costs no majority.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_proto::etcd::etcdserverpb::MemberAddRequest;
+use balsa_proto::raft::forward_request::Kind;
+use balsa_proto::store::{Attributes, MemberChange, MemberChanged, member_change::Change};
+use bytes::Bytes;
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use prost::Message as _;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::{Replica, is_not_leader, reconfigure};
+use crate::command::Command;
+use crate::config;
+use crate::error::Refusal;
+use crate::raft::Peer;
+
+/// Entries that a joining voter may lack when it is made one.
+const CLOSE: u64 = 500;
+
+/// How often it is looked whether one has caught up.
+const JOINING_ROUND: Duration = Duration::from_millis(200);
+
+type Wanted = ChangeMembers<u64, Peer>;
+
+impl Replica {
+    /// Changes the membership, wherever the leader is; says which member it was about.
+    pub async fn change_members(&self, change: MemberChange) -> Result<u64, Status> {
+        let body: Bytes = change.encode_to_vec().into();
+        let deadline = Instant::now() + self.config.request_timeout();
+        loop {
+            let leader = self.await_leader(deadline).await?;
+            let done = if leader == self.id {
+                self.change_members_here(change.clone()).await
+            } else {
+                let forwarded = self.forward(leader, Kind::MemberChange, body.clone(), deadline).await;
+                forwarded.and_then(|data| {
+                    let changed = MemberChanged::decode(data).map_err(|error| Status::internal(error.to_string()))?;
+                    Ok(changed.id)
+                })
+            };
+            match done {
+                Err(status) if is_not_leader(&status) || crate::raft::network::never_sent(&status) => {
+                    self.pause(leader, deadline).await?;
+                }
+                Err(status) if status.code() == Code::Unavailable && !status.message().starts_with("etcdserver:") => {
+                    return Err(Refusal::LeaderChanged.into());
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// The same, by the leader itself.
+    pub(super) async fn change_members_here(&self, change: MemberChange) -> Result<u64, Status> {
+        if !self.leads() {
+            return Err(Refusal::NotLeader.into());
+        }
+        let deadline = Instant::now() + self.config.request_timeout();
+        let _one_at_a_time = match tokio::time::timeout_at(deadline, self.reconfiguring.lock()).await {
+            Ok(guard) => guard,
+            Err(_) => return Err(Refusal::Timeout.into()),
+        };
+        let (roll, last) = self.roll();
+        let strict = self.config.strict_reconfig_check;
+        let (id, wanted) = match change.change.ok_or_else(|| Status::invalid_argument("a change of nothing"))? {
+            Change::Add(request) => {
+                reconfigure::urls(&request.peer_ur_ls)?;
+                reconfigure::add(&roll, &request.peer_ur_ls, request.is_learner, self.config.max_learners, strict)?;
+                self.addition(request)
+            }
+            Change::Remove(request) => {
+                reconfigure::remove(&roll, request.id, strict)?;
+                (request.id, self.removal(request.id))
+            }
+            Change::Update(request) => {
+                reconfigure::urls(&request.peer_ur_ls)?;
+                reconfigure::update(&roll, request.id, &request.peer_ur_ls)?;
+                let peer = self.membership().peers.get(&request.id).cloned().ok_or(Refusal::MemberNotFound)?;
+                (request.id, Wanted::SetNodes(BTreeMap::from([(request.id, peer.at(request.peer_ur_ls))])))
+            }
+            Change::Promote(request) => {
+                reconfigure::promote(&roll, request.id, last, strict)?;
+                (request.id, Wanted::AddVoterIds(BTreeSet::from([request.id])))
+            }
+        };
+        let removed = !matches!(wanted, Wanted::SetNodes(_) | Wanted::AddVoterIds(_) | Wanted::AddNodes(_));
+        self.reconfigure(wanted, deadline).await?;
+        if removed {
+            let gone = Command::Publish(Attributes { member: id, ..Default::default() });
+            // Only tidiness: the membership itself has changed.
+            let _best_effort = self.propose_here(gone.encode(), deadline).await;
+        }
+        Ok(id)
+    }
+
+    /// A new member's id: of its URLs and of the place in the log, so that it is never given twice.
+    fn addition(&self, request: MemberAddRequest) -> (u64, Wanted) {
+        let place = self.log_indexes().1.to_string();
+        let cluster = self.cluster_id.to_string();
+        let parts = request.peer_ur_ls.iter().map(String::as_str).chain([place.as_str(), cluster.as_str()]);
+        let id = config::added_member_id(parts);
+        let peer = Peer { joining: !request.is_learner, ..Peer::default() }.at(request.peer_ur_ls);
+        (id, Wanted::AddNodes(BTreeMap::from([(id, peer)])))
+    }
+
+    fn removal(&self, id: u64) -> Wanted {
+        let one = BTreeSet::from([id]);
+        if self.membership().voters.contains(&id) { Wanted::RemoveVoters(one) } else { Wanted::RemoveNodes(one) }
+    }
+
+    async fn reconfigure(&self, wanted: Wanted, deadline: Instant) -> Result<(), Status> {
+        loop {
+            let change = self.raft.change_membership(wanted.clone(), false);
+            let problem = match tokio::time::timeout_at(deadline, change).await {
+                Err(_) => return Err(Refusal::Timeout.into()),
+                Ok(Ok(_)) => {
+                    self.learn_membership();
+                    return Ok(());
+                }
+                Ok(Err(RaftError::Fatal(_))) => return Err(Refusal::Stopped.into()),
+                Ok(Err(RaftError::APIError(problem))) => problem,
+            };
+            match problem {
+                ClientWriteError::ForwardToLeader(_) => return Err(Refusal::NotLeader.into()),
+                // The one before it is not committed yet, or this leader's first entry is not.
+                ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                ) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+                ClientWriteError::ChangeMembershipError(ChangeMembershipError::LearnerNotFound(_)) => {
+                    return Err(Refusal::MemberNotFound.into());
+                }
+                other => {
+                    tracing::warn!(%other, "the membership was not changed");
+                    return Err(Refusal::LeaderChanged.into());
+                }
+            }
+        }
+    }
+
+    /// While this replica leads, makes voters of those that were added as such and have caught up.
+    pub(super) async fn promote_joining(self: Arc<Self>) {
+        loop {
+            let ready: Vec<u64> = {
+                let (membership, metrics) = (self.membership(), self.raft.metrics());
+                let seen = metrics.borrow_watched();
+                let last = seen.last_log_index.unwrap_or(0);
+                let close = |id: &u64| {
+                    let matched = seen.replication.as_ref().and_then(|known| known.get(id)).and_then(Option::as_ref);
+                    matched.is_some_and(|matched| matched.index() + CLOSE >= last)
+                };
+                let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
+                joining.map(|(id, _)| *id).filter(close).collect()
+            };
+            for id in ready.into_iter().filter(|_| self.leads()) {
+                let deadline = Instant::now() + self.config.request_timeout();
+                let _one_at_a_time = self.reconfiguring.lock().await;
+                match self.reconfigure(Wanted::AddVoterIds(BTreeSet::from([id])), deadline).await {
+                    Ok(()) => tracing::info!(id, "a new member has caught up and votes now"),
+                    Err(status) => tracing::debug!(id, %status, "a new member does not vote yet"),
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(JOINING_ROUND) => {}
+            }
+        }
+    }
+
+    /// Gives leadership to another member; returns when it leads.
+    pub async fn move_leader(&self, target: u64) -> Result<(), Status> {
+        if !self.leads() {
+            return Err(Refusal::NotLeader.into());
+        }
+        if !self.membership().voters.contains(&target) {
+            return Err(Refusal::BadTransferee.into());
+        }
+        if target == self.id {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.config.request_timeout();
+        self.raft.trigger().transfer_leader(target).await.map_err(|_| Refusal::Stopped)?;
+        let mut leadership = self.leadership.subscribe();
+        let moved = leadership.wait_for(|now| now.leader == Some(target));
+        match tokio::time::timeout_at(deadline, moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Refusal::Stopped.into()),
+            Err(_) => Err(Status::unavailable("etcdserver: request timed out, leader transfer took too long")),
+        }
+    }
+}
