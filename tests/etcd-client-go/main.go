@@ -473,7 +473,11 @@ func mirrored(ctx context.Context, c *clientv3.Client) error {
 		return err
 	}
 	for deleted := 0; deleted < 20; {
-		deleted += len((<-updates).Events)
+		answer, open := <-updates
+		if err := answer.Err(); err != nil || !open {
+			return fmt.Errorf("the updates ended: %v", err)
+		}
+		deleted += len(answer.Events)
 	}
 	return nil
 }
