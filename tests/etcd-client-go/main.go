@@ -206,6 +206,7 @@ func lease(ctx context.Context, c *clientv3.Client) error {
 		return err
 	}
 	keeping, stop := context.WithCancel(ctx)
+	defer stop()
 	alive, err := c.KeepAlive(keeping, kept.ID)
 	if err != nil {
 		return err
@@ -415,7 +416,6 @@ func stm(ctx context.Context, c *clientv3.Client) error {
 func namespaced(ctx context.Context, c *clientv3.Client) error {
 	kv := namespace.NewKV(c.KV, "space/")
 	watcher := namespace.NewWatcher(c.Watcher, "space/")
-	defer watcher.Close()
 	if _, err := kv.Put(ctx, "k", "v"); err != nil {
 		return err
 	}
