@@ -42,7 +42,7 @@ impl Ctl {
     /// A command for these endpoints.
     pub fn command(&self, endpoints: &str, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--endpoints").arg(endpoints).args(&self.flags).args(words).env_remove("ETCDCTL_USER").env("ETCDCTL_API", "3");
+        command.arg("--endpoints").arg(endpoints).args(&self.flags).args(words).env_remove("ETCDCTL_USER");
         command
     }
 
