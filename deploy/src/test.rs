@@ -86,6 +86,10 @@ fn run_suites(layout: &Layout, suites: &[&str]) -> Result<()> {
     for suite in suites {
         let mut cargo = build::cargo();
         cargo.args(["test", "--workspace", "--test", suite, "--", "--test-threads=2"]);
+        if layout.etcd.is_some() {
+            // These bring their own stores along: once is enough.
+            cargo.args(["--skip", "store_alone", "--skip", "etcdctl::commands", "--skip", "go_client"]);
+        }
         cargo.env("BALSA_TEST_STATE", layout.state_dir()?);
         cargo.env("BALSA_TEST_CLUSTER", &layout.cluster);
         cargo.env("BALSA_TEST_STORE_PORT", layout.store_port.to_string());

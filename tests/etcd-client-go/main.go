@@ -206,6 +206,7 @@ func lease(ctx context.Context, c *clientv3.Client) error {
 		return err
 	}
 	keeping, stop := context.WithCancel(ctx)
+	defer stop()
 	alive, err := c.KeepAlive(keeping, kept.ID)
 	if err != nil {
 		return err
@@ -415,7 +416,6 @@ func stm(ctx context.Context, c *clientv3.Client) error {
 func namespaced(ctx context.Context, c *clientv3.Client) error {
 	kv := namespace.NewKV(c.KV, "space/")
 	watcher := namespace.NewWatcher(c.Watcher, "space/")
-	defer watcher.Close()
 	if _, err := kv.Put(ctx, "k", "v"); err != nil {
 		return err
 	}
@@ -473,7 +473,11 @@ func mirrored(ctx context.Context, c *clientv3.Client) error {
 		return err
 	}
 	for deleted := 0; deleted < 20; {
-		deleted += len((<-updates).Events)
+		answer, open := <-updates
+		if err := answer.Err(); err != nil || !open {
+			return fmt.Errorf("the updates ended: %v", err)
+		}
+		deleted += len(answer.Events)
 	}
 	return nil
 }

@@ -153,7 +153,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(url: &str) -> Self {
-        let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy();
+        Self::over(Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy())
+    }
+
+    pub fn over(channel: Channel) -> Self {
         Self {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),

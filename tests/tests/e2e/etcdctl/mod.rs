@@ -1,5 +1,4 @@
-//! etcd's own client against the running stores, or against stores of the test's own. It runs where etcdctl is on PATH
-//! or in target/peers, else it says so.
+//! etcd's own client against the running stores, or against stores of the test's own.
 
 mod commands;
 mod everyday;
@@ -10,10 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use balsa_tests::{Cluster, Said, repository, run};
-
-/// Where the stores listen for clients under test.
-const PORTS: [u16; 3] = [2389, 22389, 32389];
+use balsa_tests::{Cluster, Said, run};
 
 /// etcdctl, and how it reaches the stores.
 pub struct Ctl {
@@ -23,37 +19,24 @@ pub struct Ctl {
     pub endpoints: Vec<String>,
 }
 
-/// etcdctl, where there is one.
-fn program() -> Option<PathBuf> {
-    let built = repository().join("target/peers/etcdctl");
-    if built.exists() {
-        return Some(built);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join("etcdctl")).find(|candidate| candidate.is_file())
+/// Where it is: `cargo balsa test` finds one or gets it.
+fn program() -> PathBuf {
+    std::env::var_os("BALSA_TEST_ETCDCTL").expect("`cargo balsa test` says where etcdctl is").into()
 }
 
 impl Ctl {
-    /// For the cluster that all tests share. `None`, said aloud, where there is no etcdctl.
-    pub fn under_test() -> Option<Self> {
-        let Some(program) = program() else {
-            eprintln!("no etcdctl here: not run");
-            return None;
-        };
-        let pki = Cluster::under_test().state.join("pki");
+    /// For the cluster that all tests share.
+    pub fn under_test() -> Self {
+        let cluster = Cluster::under_test();
+        let pki = cluster.state.join("pki");
         let files = [("--cacert", "ca.crt"), ("--cert", "admin.crt"), ("--key", "admin.key")];
         let flags = files.iter().flat_map(|(flag, file)| [(*flag).to_owned(), pki.join(file).display().to_string()]);
-        let endpoints = PORTS.iter().map(|port| format!("localhost:{port}")).collect();
-        Some(Self { program, flags: flags.collect(), endpoints })
+        Self { program: program(), flags: flags.collect(), endpoints: cluster.store_endpoints().to_vec() }
     }
 
     /// The same for other stores, without TLS.
-    pub fn at(endpoints: &[String]) -> Option<Self> {
-        let Some(program) = program() else {
-            eprintln!("no etcdctl here: not run");
-            return None;
-        };
-        Some(Self { program, flags: Vec::new(), endpoints: endpoints.to_vec() })
+    pub fn at(endpoints: &[String]) -> Self {
+        Self { program: program(), flags: Vec::new(), endpoints: endpoints.to_vec() }
     }
 
     /// A command for these endpoints.
