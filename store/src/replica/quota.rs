@@ -25,14 +25,20 @@ impl Replica {
     pub(super) async fn watch_quota(self: Arc<Self>) {
         let Some(quota) = self.config.quota() else { return };
         loop {
-            let (size, _) = self.state().size();
-            self.applied.set_flag(flag::FULL, size >= quota);
+            self.is_full(quota);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(ROUND) => {}
             }
         }
+    }
+
+    fn is_full(&self, quota: u64) -> bool {
+        let (size, _) = self.state().size();
+        let full = size >= quota;
+        self.applied.set_flag(flag::FULL, full);
+        full
     }
 
     /// Refuses what needs room while there is none, and sees to it that everybody knows.
@@ -42,6 +48,10 @@ impl Replica {
             command => grows(command),
         };
         if self.applied.flags() & flag::FULL == 0 || !grows {
+            return Ok(());
+        }
+        // The flag may be a round old; an alarm that somebody has just cleared must not be raised again for that.
+        if self.config.quota().is_none_or(|quota| !self.is_full(quota)) {
             return Ok(());
         }
         if !self.applied.ledger().is_raised(AlarmType::Nospace) {
