@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use balsa_proto::etcd::etcdserverpb as etcd;
 use balsa_proto::etcd::mvccpb::KeyValue;
@@ -17,8 +17,8 @@ use crate::support::{Client, eventually};
 
 /// The last key that is written.
 pub const END: &str = "k-end";
-/// Longest that a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest that a client waits for an answer; after that what came of the call is unknown.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A revision, the key, and what it became.
 type Heard = (i64, String, Option<Seen>);
@@ -159,6 +159,7 @@ impl Notes {
     /// Reads and writes a few keys at whichever replica, until it is told to stop.
     pub async fn work(&self, number: usize, urls: &[String]) {
         let mut clients: Vec<Client> = urls.iter().map(|url| Client::new(url)).collect();
+        let mut shunned = vec![Instant::now(); urls.len()];
         let (mut numbers, mut known) = (Numbers(number as u64), BTreeMap::<String, Seen>::new());
         for turn in 0.. {
             if self.stop.load(Ordering::Relaxed) {
@@ -177,8 +178,15 @@ impl Notes {
                     Call::Txn { compare: vec![Compare::Modified(key, modified)], then: vec![put], otherwise: vec![all] }
                 }
             };
-            let replica = usize::try_from(numbers.below(urls.len() as u64)).unwrap();
-            match self.ask(number, &mut clients[replica], call).await {
+            let drawn = usize::try_from(numbers.below(urls.len() as u64)).unwrap();
+            // One that sleeps would in the end hold every client.
+            let awake = |replica: &usize| shunned[*replica] <= Instant::now();
+            let replica = (0..urls.len()).map(|step| (drawn + step) % urls.len()).find(awake).unwrap_or(drawn);
+            let outcome = self.ask(number, &mut clients[replica], call).await;
+            if outcome == Some(Outcome::Unknown) {
+                shunned[replica] = Instant::now() + Duration::from_secs(5);
+            }
+            match outcome {
                 Some(Outcome::Done { answers, .. }) => {
                     let reads = answers.into_iter().filter_map(|answer| match answer {
                         Answer::Range(keys) if keys.len() > 1 => Some(keys),
