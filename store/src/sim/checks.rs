@@ -59,7 +59,10 @@ fn linearizable(notes: &Notes) -> Option<String> {
         _ => None,
     });
     events.extend(expiries.collect::<Vec<_>>());
-    check::linearizable(&events).err().map(|rejected| format!("the history is not linearizable: {rejected:#?}"))
+    check::linearizable(&events).err().map(|rejected| match rejected {
+        check::Rejected::Undecided => super::UNDECIDED.to_owned(),
+        rejected => format!("the history is not linearizable: {rejected:#?}"),
+    })
 }
 
 /// What was acknowledged is in the one history that all replicas have, at the revision that was said.

@@ -84,6 +84,9 @@ impl Mutation {
     ];
 }
 
+/// What stands among the violations when the search for an order of the calls was given up: nothing is known to be wrong.
+pub const UNDECIDED: &str = "undecided: the search for an order of all calls took too long";
+
 /// What a run showed.
 #[derive(Debug)]
 pub struct Report {
@@ -95,6 +98,13 @@ pub struct Report {
     pub calls: Vec<history::Event>,
     /// The world's time that it took, milliseconds.
     pub millis: u64,
+}
+
+impl Report {
+    /// Whether a promise is known to be broken.
+    pub fn failed(&self) -> bool {
+        self.violations.iter().any(|violation| violation != UNDECIDED)
+    }
 }
 
 /// Runs one seed.
