@@ -32,12 +32,16 @@ pub fn test(options: &Options) -> Result<()> {
         // The suites that need a cluster are switched off in tests/Cargo.toml unless they are named.
         run::inherit(build::cargo().args(["test", "--workspace"]))?;
     }
+    let mut clusters = Vec::new();
     let suites: Vec<&str> = ["e2e", "chaos"].into_iter().filter(|suite| wants(suite)).collect();
     if !suites.is_empty() {
-        on_cluster(&test_layout(None)?, &suites, options.keep)?;
+        clusters.push((test_layout(None)?, suites));
     }
     if wants("etcd") {
-        on_cluster(&test_layout(Some(peers::etcd()?))?, &["e2e"], options.keep)?;
+        clusters.push((test_layout(Some(peers::etcd()?))?, vec!["e2e"]));
+    }
+    if !clusters.is_empty() {
+        on_clusters(&clusters, options.keep)?;
     }
     eprintln!("\nAll done in {}", duration(steps.total()));
     Ok(())
@@ -57,9 +61,23 @@ fn test_layout(etcd: Option<PathBuf>) -> Result<Layout> {
     })
 }
 
-fn on_cluster(layout: &Layout, suites: &[&str], keep: bool) -> Result<()> {
+/// One after the other, on one engine. `keep` leaves the last cluster up.
+fn on_clusters(clusters: &[(Layout, Vec<&str>)], keep: bool) -> Result<()> {
     prerequisites::ensure_all(&|text| eprintln!("  … {text}"))?;
-    let (engine_started, _) = engine::ensure(&layout.state_dir()?, &|_| {})?;
+    let (engine_started, _) = engine::ensure(&test_layout(None)?.state_dir()?, &|_| {})?;
+    let last = clusters.len().saturating_sub(1);
+    let result = clusters
+        .iter()
+        .enumerate()
+        .try_for_each(|(number, (layout, suites))| on_cluster(layout, suites, keep && number == last));
+    if let Some(process) = engine_started.filter(|_| !keep) {
+        // Only the engine that this run started.
+        run::output(Command::new("kill").arg(process.to_string())).ok();
+    }
+    result
+}
+
+fn on_cluster(layout: &Layout, suites: &[&str], keep: bool) -> Result<()> {
     let wipe = down::Options { layout: layout.clone(), wipe: true };
     // What an interrupted run left behind.
     down::down(&wipe)?;
@@ -72,12 +90,7 @@ fn on_cluster(layout: &Layout, suites: &[&str], keep: bool) -> Result<()> {
         eprintln!("kept: KUBECONFIG={}", layout.kubeconfig()?.display());
         return result;
     }
-    let gone = down::down(&wipe);
-    if let Some(process) = engine_started {
-        // Only the engine that this run started.
-        run::output(Command::new("kill").arg(process.to_string())).ok();
-    }
-    result.and(gone)
+    result.and(down::down(&wipe))
 }
 
 fn run_suites(layout: &Layout, suites: &[&str]) -> Result<()> {
