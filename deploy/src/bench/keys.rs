@@ -1,31 +1,25 @@
 //! One member that holds many small keys: how much memory it takes, and how long it takes to start again.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::members::{Members, System};
+use super::members::{self, Members};
 use super::{load, print_line};
-use crate::build::{self, Profile};
-use crate::{http, layout, peers};
+use crate::build::Profile;
+use crate::{http, layout};
 
 /// Puts that share a transaction: under etcd's limit of 128.
 const BATCH: u64 = 100;
 
 /// Measures and prints, Balsa first, then etcd where it is at hand.
 pub fn measure(profile: Profile, keys: u64) -> Result<()> {
-    let store = build::binaries(&["balsa-store"], profile, false)?.remove(0);
-    let mut systems: Vec<(System, PathBuf)> = vec![(System::Balsa, store)];
-    match peers::etcd() {
-        Ok(program) => systems.push((System::Etcd, program)),
-        Err(error) => eprintln!("measured alone: {error:#}"),
-    }
+    let systems = members::systems(profile)?;
     let folder = layout::repository()?.join("target/bench-keys");
     std::fs::remove_dir_all(&folder).ok();
     let runtime = http::runtime()?;
-    for (system, program) in systems {
+    for (system, program) in systems.into_iter().rev() {
         let start = || Members::start(system, &program, &folder, 1, 21_750);
         let members = start()?;
         let leader = runtime.block_on(load::leader(&members.endpoints))?;
@@ -39,7 +33,7 @@ pub fn measure(profile: Profile, keys: u64) -> Result<()> {
         let leader = runtime.block_on(load::leader(&members.endpoints))?;
         runtime.block_on(load::get(&leader, "k/000000000"))?;
         print_line(&json!({
-            "bench": "keys", "system": format!("{system:?}").to_lowercase(), "keys": keys / BATCH * BATCH, "members": 1,
+            "bench": "keys", "system": system.name(), "keys": keys / BATCH * BATCH, "members": 1,
             "value_bytes": 16, "filled_s": filled.as_secs_f64(), "keys_per_s": (keys as f64 / filled.as_secs_f64()).round(),
             "resident_mib_filled": resident / (1 << 20), "start_s": begun.elapsed().as_secs_f64(),
             "resident_mib_started": members.resident() / (1 << 20),

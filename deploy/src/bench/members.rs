@@ -1,12 +1,13 @@
 //! Members of a store on loopback, ours or etcd's, as processes of their own in a folder of their own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use crate::run;
+use crate::build::{self, Profile};
+use crate::{peers, run};
 
 /// Whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,28 @@ pub enum System {
     Balsa,
     /// The real one.
     Etcd,
+}
+
+impl System {
+    /// As figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Balsa => "balsa",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+/// What is measured, with its program: etcd, where it can be had, and our store, built with `profile`.
+pub fn systems(profile: Profile) -> Result<Vec<(System, PathBuf)>> {
+    let store = build::binaries(&["balsa-store"], profile, false)?.remove(0);
+    let mut systems = Vec::new();
+    match peers::etcd() {
+        Ok(program) => systems.push((System::Etcd, program)),
+        Err(error) => eprintln!("measured alone: {error:#}"),
+    }
+    systems.push((System::Balsa, store));
+    Ok(systems)
 }
 
 /// Running members; they end with this value.

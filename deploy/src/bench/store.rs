@@ -4,14 +4,14 @@
 //! The client is etcd's own `benchmark` where it is at hand, which measures reads, transactions and watches too; else a
 //! client of our own, which measures puts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::members::{Members, System};
+use super::members::{self, Members, System};
 use super::{load, percentile, print_line, workloads};
-use crate::build::{self, Profile};
+use crate::build::Profile;
 use crate::{http, layout, peers};
 
 /// Keys that the range workload reads.
@@ -19,12 +19,7 @@ const RANGE_KEYS: u64 = 10_000;
 
 /// Measures and prints.
 pub fn measure(profile: Profile, puts: u64, rounds: u32) -> Result<()> {
-    let store = build::binaries(&["balsa-store"], profile, false)?.remove(0);
-    let mut systems: Vec<(System, PathBuf)> = vec![(System::Balsa, store)];
-    match peers::etcd() {
-        Ok(program) => systems.insert(0, (System::Etcd, program)),
-        Err(error) => eprintln!("measured alone: {error:#}"),
-    }
+    let systems = members::systems(profile)?;
     let benchmark = peers::benchmark();
     if benchmark.is_none() {
         eprintln!("no etcd `benchmark` program in target/peers or on PATH: puts only, with a client of our own");
@@ -36,7 +31,7 @@ pub fn measure(profile: Profile, puts: u64, rounds: u32) -> Result<()> {
         for (number, (system, program)) in systems.iter().enumerate() {
             let members = Members::start(*system, program, &folder.join(round.to_string()), 3, 21_700 + 10 * number as u16)?;
             let about = json!({
-                "bench": "store", "system": format!("{system:?}").to_lowercase(), "round": round, "members": 3,
+                "bench": "store", "system": system.name(), "round": round, "members": 3,
                 "synced": "majority", "profile": if *system == System::Balsa { profile_name.as_str() } else { "" },
             });
             let print = |figures: Value| print_line(&joined(&about, figures));
