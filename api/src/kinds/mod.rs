@@ -3,6 +3,7 @@
 pub mod address;
 pub mod batch;
 pub mod config;
+mod custom_resource_definition;
 mod definition;
 pub mod event;
 pub mod lease;
@@ -22,7 +23,7 @@ pub mod workload;
 
 use std::sync::OnceLock;
 
-pub use definition::Definition;
+pub use definition::{ALL_VERBS, Definition, NAME as NAME_COLUMN, SCALE};
 
 use crate::kind::Kind;
 
@@ -62,6 +63,7 @@ const OWN: &[&Definition] = &[
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::CLUSTER_ROLE_BINDING,
+    &custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
 ];
 
 static ALL: OnceLock<Vec<&'static dyn Kind>> = OnceLock::new();

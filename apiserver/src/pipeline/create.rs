@@ -26,7 +26,7 @@ pub fn ttl(kind: &dyn Kind) -> Option<u32> {
 
 impl Api {
     /// Creates what `body` says in `namespace`.
-    pub async fn create(&self, call: &Call, kind: &'static dyn Kind, namespace: &str, body: Body) -> ApiResult<Found> {
+    pub async fn create(&self, call: &Call, kind: &dyn Kind, namespace: &str, body: Body) -> ApiResult<Found> {
         let object = body::check(call, kind, body)?;
         self.create_checked(call, kind, namespace, object).await
     }
@@ -35,7 +35,7 @@ impl Api {
     pub async fn create_checked(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         namespace: &str,
         mut object: Value,
     ) -> ApiResult<Found> {
@@ -62,7 +62,7 @@ impl Api {
     async fn create_once(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         namespace: &str,
         mut object: Value,
     ) -> ApiResult<Found> {

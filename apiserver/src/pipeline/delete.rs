@@ -68,7 +68,7 @@ impl Api {
     pub async fn delete_collection(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         query: &ListQuery,
         options: &DeleteOptions,
     ) -> ApiResult<Listed> {

@@ -139,7 +139,7 @@ fn page(objects: &Objects, selection: &Selection, after: &str, limit: usize, rev
 
 impl Api {
     /// A page of the objects that a query selects.
-    pub async fn list(&self, kind: &'static dyn Kind, query: &ListQuery) -> ApiResult<Listed> {
+    pub async fn list(&self, kind: &dyn Kind, query: &ListQuery) -> ApiResult<Listed> {
         let selection = Selection::parse(kind, &query.namespace, &query.labels, &query.fields)?;
         if !query.continue_token.is_empty() {
             return self.next_page(kind, &selection, query).await;
@@ -155,7 +155,7 @@ impl Api {
         Ok(page(&snapshot.objects, &selection, "", query.limit, snapshot.revision))
     }
 
-    async fn next_page(&self, kind: &'static dyn Kind, selection: &Selection, query: &ListQuery) -> ApiResult<Listed> {
+    async fn next_page(&self, kind: &dyn Kind, selection: &Selection, query: &ListQuery) -> ApiResult<Listed> {
         if !query.version_match.is_empty() {
             let finding =
                 FieldError::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
@@ -180,7 +180,7 @@ impl Api {
     /// A page of the state at a past revision, read from the store.
     async fn page_in_the_past(
         &self,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         selection: &Selection,
         after: &str,
         limit: usize,

@@ -114,7 +114,7 @@ pub struct Found {
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// The kind.
-    pub kind: &'static dyn Kind,
+    pub kind: &'a dyn Kind,
     /// Empty for cluster-scoped kinds.
     pub namespace: &'a str,
     /// The object's name.

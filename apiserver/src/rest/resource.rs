@@ -82,7 +82,7 @@ pub fn kind_of(path: &ResourcePath) -> ApiResult<&'static dyn Kind> {
     Ok(kind)
 }
 
-fn target<'a>(kind: &'static dyn Kind, path: &'a ResourcePath) -> Target<'a> {
+fn target<'a>(kind: &dyn Kind, path: &'a ResourcePath) -> Target<'a> {
     Target { kind, namespace: if kind.namespaced() { &path.namespace } else { "" }, name: &path.name }
 }
 
@@ -122,7 +122,7 @@ fn patch_format(exchange: &Exchange) -> ApiResult<Format> {
 }
 
 impl Rest {
-    fn shown(&self, exchange: &Exchange, kind: &'static dyn Kind, tables: bool) -> ApiResult<Shown> {
+    fn shown(&self, exchange: &Exchange, kind: &dyn Kind, tables: bool) -> ApiResult<Shown> {
         let include = IncludeObject::parse(exchange.query.get("includeObject"))
             .ok_or_else(|| ApiError::bad_request("includeObject must be one of None, Metadata, Object"))?;
         Ok(Shown { kind, view: view(&exchange.accept, tables)?, include, now: exchange.call.now })
@@ -202,7 +202,7 @@ impl Rest {
     }
 
     /// Kinds that only answer: reviews, and bindings posted to the collection.
-    async fn unstored(&self, exchange: &Exchange, path: &ResourcePath, kind: &'static dyn Kind, body: Body) -> ApiResult<Answer> {
+    async fn unstored(&self, exchange: &Exchange, path: &ResourcePath, kind: &dyn Kind, body: Body) -> ApiResult<Answer> {
         let object = body::check(&exchange.call, kind, body)?;
         if review::is_review(kind) {
             let answered = self.api.review(&exchange.call, kind, &path.namespace, object).await?;
@@ -243,7 +243,7 @@ impl Rest {
         &self,
         exchange: &Exchange,
         path: &ResourcePath,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         verb: &str,
         body: HttpBody,
     ) -> ApiResult<Answer> {

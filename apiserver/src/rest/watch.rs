@@ -85,7 +85,7 @@ impl Api {
     /// Begins a watch: what it is told first, and what tells it the rest.
     pub async fn watch(
         &self,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         selection: Selection,
         query: &WatchQuery,
     ) -> ApiResult<(Watcher, Vec<Notice>)> {

@@ -13,12 +13,12 @@ pub struct Selection {
     pub namespace: String,
     labels: LabelSelector,
     fields: FieldSelector,
-    kind: &'static dyn Kind,
+    kind: &dyn Kind,
 }
 
 impl Selection {
     /// Parses the selectors of a request; 400 for what cannot be asked of this kind.
-    pub fn parse(kind: &'static dyn Kind, namespace: &str, labels: &str, fields: &str) -> ApiResult<Self> {
+    pub fn parse(kind: &dyn Kind, namespace: &str, labels: &str, fields: &str) -> ApiResult<Self> {
         let labels = LabelSelector::parse(labels)?;
         let fields = FieldSelector::parse(fields)?;
         fields.check(kind)?;

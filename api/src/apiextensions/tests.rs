@@ -1,0 +1,2 @@
+//! Custom resources as tables of cases.
+
