@@ -7,6 +7,7 @@
 //! | [`authn`], [`authz`] | who calls, what they may |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
 //! | [`admission`] | what the cluster has to say about a write |
+//! | [`apiextensions`] | custom resources: kinds that come and go |
 //! | [`allocation`] | which Service has which address and node port |
 //! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
 //! | [`watch_cache`] | present state and recent events, for lists and watches |
@@ -17,6 +18,7 @@
 
 pub mod admission;
 pub mod allocation;
+pub mod apiextensions;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -87,6 +89,8 @@ pub async fn run_on(
         store: store.clone(),
         authorizer: Authorizer::new(caches.clone()),
         caches: caches.clone(),
+        kinds: Arc::new(apiextensions::Kinds::new(caches.clone())),
+        converter: Arc::default(),
         signer: Arc::new(signer),
         settings: Settings {
             name: config.name.clone(),
@@ -101,6 +105,7 @@ pub async fn run_on(
     tokio::spawn(compactor::run(store, compactor::EVERY, stop.clone()));
     tokio::spawn(bootstrap::run(api.clone(), stop.clone()));
     tokio::spawn(allocation::repair::run(api.clone(), stop.clone()));
+    tokio::spawn(apiextensions::controller::run(api.clone(), stop.clone()));
     let rest = Arc::new(Rest {
         api: api.clone(),
         streaming: streaming::Streaming::new(identity.clone()),
@@ -108,6 +113,7 @@ pub async fn run_on(
         openapi: misc::OpenApi::default(),
         address: config.listen.to_string(),
     });
+    rest.api.converter.reach_by(Box::new(rest::webhook::Hooks::new(&rest)));
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
     let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);

@@ -1,6 +1,7 @@
 //! One version of a custom resource, as everything else sees a kind.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -34,8 +35,8 @@ pub struct Webhook {
 pub struct Shared {
     /// The definition's name: `PLURAL.GROUP`.
     pub definition: String,
-    /// Its UID.
-    pub uid: String,
+    /// Its resourceVersion.
+    pub revision: u64,
     /// The version that objects are stored in.
     pub storage_version: String,
     /// Converts between versions; without it only apiVersion changes.
@@ -88,7 +89,8 @@ pub struct CustomKind {
     pub status: bool,
     /// Whether there is a scale, and where.
     pub scale: Option<Scale>,
-    /// Tells states of definitions apart: an object that was shown under one is not shown as such under another.
+    /// Tells apart what definitions have said of this version: an object that was shown under one state is not shown as
+    /// such under another. Does not change with a definition's status.
     pub serial: u64,
     columns: Vec<OwnColumn>,
     selectable: Vec<(String, JsonPath)>,
@@ -111,7 +113,7 @@ fn shared(object: &Value) -> Shared {
     });
     Shared {
         definition: text(object, "metadata.name").to_owned(),
-        uid: text(object, "metadata.uid").to_owned(),
+        revision: text(object, "metadata.resourceVersion").parse().unwrap_or_default(),
         storage_version: super::definition::storage_version(object).to_owned(),
         webhook,
         terminating: !text(object, "metadata.deletionTimestamp").is_empty(),
@@ -134,9 +136,14 @@ pub fn of_definition(object: &Value) -> (Vec<CustomKind>, Vec<String>) {
         return (kinds, problems);
     }
     let shared = Arc::new(shared(object));
-    let serial = text(object, "metadata.resourceVersion").parse().unwrap_or_default();
+    let mut said = DefaultHasher::new();
+    for part in [find(object, "metadata.uid"), find(object, "spec"), find(object, "status.acceptedNames")] {
+        part.to_string().hash(&mut said);
+    }
     for version in list(object, "spec.versions").iter().filter(|version| find(version, "served") == &json!(true)) {
-        match CustomKind::new(&shared, version, serial, find(object, "spec.preserveUnknownFields") == &json!(true)) {
+        let mut said = said.clone();
+        text(version, "name").hash(&mut said);
+        match CustomKind::new(&shared, version, said.finish(), find(object, "spec.preserveUnknownFields") == &json!(true)) {
             Ok(kind) => kinds.push(kind),
             Err(problem) => problems.push(format!("{} {}: {problem}", shared.definition, text(version, "name"))),
         }

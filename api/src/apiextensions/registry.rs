@@ -43,29 +43,28 @@ pub fn preferred(a: &str, b: &str) -> Ordering {
 }
 
 impl Registry {
-    /// From definitions, as they are stored. Kinds that `before` has from the same state of their definition are taken
-    /// over. Also says what could not be used.
-    pub fn build<'a>(definitions: impl IntoIterator<Item = &'a Value>, before: &Self) -> (Self, Vec<String>) {
+    /// From definitions: name, revision, and a way to the object. Kinds that `before` has from the same revision are
+    /// taken over. Also says what could not be used.
+    pub fn build<'a, Load: FnOnce() -> Value>(
+        definitions: impl IntoIterator<Item = (&'a str, u64, Load)>,
+        before: &Self,
+    ) -> (Self, Vec<String>) {
         let (mut registry, mut problems) = (Self::default(), Vec::new());
-        for definition in definitions {
-            let known = before.of_definition(definition);
+        for (name, revision, load) in definitions {
+            let known = before.of_definition(name, revision);
             if !known.is_empty() {
                 known.into_iter().for_each(|kind| registry.insert(kind));
                 continue;
             }
-            let (kinds, broken) = kind::of_definition(definition);
+            let (kinds, broken) = kind::of_definition(&load());
             kinds.into_iter().for_each(|kind| registry.insert(Arc::new(kind)));
             problems.extend(broken);
         }
         (registry, problems)
     }
 
-    fn of_definition(&self, definition: &Value) -> Vec<Arc<CustomKind>> {
-        let (uid, name) = (&definition["metadata"]["uid"], &definition["metadata"]["name"]);
-        let serial = definition["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok());
-        let same = |kind: &&Arc<CustomKind>| {
-            Some(kind.serial) == serial && *uid == kind.shared.uid.as_str() && *name == kind.shared.definition.as_str()
-        };
+    fn of_definition(&self, name: &str, revision: u64) -> Vec<Arc<CustomKind>> {
+        let same = |kind: &&Arc<CustomKind>| kind.shared.revision == revision && kind.shared.definition == name;
         self.kinds.values().filter(same).cloned().collect()
     }
 

@@ -152,7 +152,8 @@ impl Api {
         // Even "any" state is none before the first load.
         self.wait_until_fresh(floor.max(1)).await?;
         let snapshot = self.cache(kind)?.snapshot();
-        Ok(page(&snapshot.objects, &selection, "", query.limit, snapshot.revision))
+        let objects = self.show_all(kind, snapshot.objects, &selection.namespace).await?;
+        Ok(page(&objects, &selection, "", query.limit, snapshot.revision))
     }
 
     async fn next_page(&self, kind: &dyn Kind, selection: &Selection, query: &ListQuery) -> ApiResult<Listed> {
@@ -171,7 +172,8 @@ impl Api {
             let now = self.store.revision().await.map_err(|error| store_error(error, false))?;
             self.wait_until_fresh(now).await?;
             let snapshot = self.cache(kind)?.snapshot();
-            return Ok(page(&snapshot.objects, selection, &token.after, query.limit, snapshot.revision));
+            let objects = self.show_all(kind, snapshot.objects, &selection.namespace).await?;
+            return Ok(page(&objects, selection, &token.after, query.limit, snapshot.revision));
         }
         let listed = self.page_in_the_past(kind, selection, &token.after, query.limit, token.revision).await;
         listed.map_err(|error| if error.code == 410 { token_expired(&token) } else { error })
@@ -198,9 +200,14 @@ impl Api {
         };
         let mut objects = Objects::new();
         for entry in &entries {
-            let object = Object::from_entry(kind, entry).map_err(|error| store_error(error, false))?;
+            let object = match kind.custom() {
+                Some(_) => Object::as_stored(entry),
+                None => Object::from_entry(kind, entry),
+            };
+            let object = object.map_err(|error| store_error(error, false))?;
             objects.insert(entry.key[prefix.len()..].to_owned(), Arc::new(object));
         }
+        let objects = self.show_all(kind, objects, &selection.namespace).await?;
         Ok(page(&objects, selection, after, limit, revision))
     }
 }

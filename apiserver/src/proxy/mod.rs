@@ -8,7 +8,8 @@
 //! reached. Node agents speak no HTTP: of a node only `healthz`, `pods` and `stats/summary` are answered.
 
 mod body;
-mod connect;
+pub(crate) mod connect;
+pub(crate) mod dial;
 mod headers;
 mod rewrite;
 mod target;
@@ -55,7 +56,8 @@ struct Backend {
 impl Rest {
     /// Answers a request to a `proxy` subresource. The caller has authorized it.
     pub(crate) async fn proxy(&self, exchange: &Exchange, path: &ResourcePath, request: Request<Body>) -> ApiResult<Response<Body>> {
-        let kind = crate::rest::resource::kind_of(path)?;
+        let found = crate::rest::resource::kind_of(&self.api, path).await?;
+        let kind = &*found;
         let cut = target::cut(&exchange.path, kind.namespaced());
         let wants_upgrade = headers::upgrade(request.headers()).is_some();
         let backend = match path.resource.as_str() {
@@ -250,7 +252,7 @@ fn unreachable_service(text: String) -> ApiError {
 }
 
 /// An error with what is behind it.
-fn said(error: hyper::Error) -> String {
+pub(crate) fn said(error: hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {

@@ -10,7 +10,7 @@ fn is_new_event(kind: &dyn Kind) -> bool {
 }
 
 /// Group and plural under which the kind's objects lie.
-pub fn stored_as(kind: &dyn Kind) -> (&'static str, &'static str) {
+pub fn stored_as(kind: &dyn Kind) -> (&str, &str) {
     let names = kind.names();
     if is_new_event(kind) { ("", "events") } else { (names.group, names.plural) }
 }
