@@ -140,7 +140,7 @@ impl Events {
         }
     }
 
-    async fn next_name(&mut self) -> (String, String) {
+    pub(crate) async fn next_name(&mut self) -> (String, String) {
         let (word, object) = self.next().await;
         (word, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     }

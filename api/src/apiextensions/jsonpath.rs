@@ -46,7 +46,7 @@ impl Parser<'_> {
         while let Some((at, letter)) = chars.next() {
             match letter {
                 '\\' => out.extend(chars.next().map(|(_, letter)| letter)),
-                '.' | '[' | ' ' | '=' | '!' | '<' | '>' | ')' => {
+                '.' | '[' | ']' | ' ' | '=' | '!' | '<' | '>' | ')' => {
                     end = at;
                     break;
                 }

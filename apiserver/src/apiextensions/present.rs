@@ -1,6 +1,7 @@
 //! Objects of custom resources between the version that they are stored in and the one that was asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use balsa_api::apiextensions::CustomKind;
 use balsa_api::kind::{Kind, KindRef};
@@ -18,6 +19,9 @@ use crate::watch_cache::object::Object;
 
 /// Objects converted in one go: a webhook gets them as one review.
 const BATCH: usize = 500;
+
+/// How long the writer of a definition waits until it is in force here.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// How a reader of a custom resource sees objects.
 #[derive(Clone)]
@@ -108,6 +112,14 @@ impl Api {
         let stored = stored.into_iter().next().ok_or_else(lost)?;
         let (names, version) = (kind.names(), &custom.shared.storage_version);
         Ok(envelope::encode(names.group, version, names.kind, value::namespace(&stored), value::name(&stored), &stored))
+    }
+
+    /// After a write of a definition: waits (not for long) until this apiserver has heard of it itself, so that who wrote
+    /// it finds it in force.
+    pub async fn hear_definition(&self, kind: &dyn Kind, revision: u64) {
+        if kind.names().group == super::GROUP {
+            self.caches.wait_for(revision, HEARD).await;
+        }
     }
 
     /// Whether an object is stored in another version than its definition wants now: a write that changes nothing

@@ -124,6 +124,7 @@ impl Api {
                     key = target.key(), revision, user = call.caller.user, cause = call.cause, "created"
                 );
                 envelope::set_revision(&mut object, revision);
+                self.hear_definition(target.kind, revision).await;
                 Ok(Found { value: object, revision })
             }
             Written::Conflict(_) => Err(exists()),

@@ -132,6 +132,7 @@ impl Api {
                     self.release_all(target, &old.value).await;
                 }
                 envelope::set_revision(&mut new, revision);
+                self.hear_definition(kind, revision).await;
                 Ok(Attempt::Done(Found { value: new, revision }))
             }
             Written::Conflict(Some(entry)) => Ok(Attempt::Lost(Some(self.open(target.kind, &entry).await?))),

@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{Note, owners, pods};
+use super::definitions::{self, Definition};
 use crate::metrics::Metrics;
 
 /// Name of the index of pods by node, see [`Context::pods`].
@@ -63,6 +64,8 @@ pub struct Context {
     pub root_cas: Informer<ConfigMap>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
+    /// Which custom resources there are.
+    pub definitions: Informer<Definition>,
 }
 
 impl Context {
@@ -82,7 +85,8 @@ impl Context {
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
-            node_leases: Informer::start(client.clone(), leases, stop),
+            node_leases: Informer::start(client.clone(), leases, stop.clone()),
+            definitions: Informer::start_as(client.clone(), definitions::resource(), Scope::all(), stop),
             client,
         }
     }
