@@ -39,6 +39,9 @@ pub struct Options {
     /// How often each figure is taken, in turn with the peer's.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Only the workloads of `store` whose names begin so; all without it.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// Keys for `keys`.
     #[arg(long, default_value_t = 10_000_000)]
     keys: u64,
@@ -52,7 +55,7 @@ pub fn bench(options: &Options) -> Result<()> {
     let wants = |what: &str| options.what.is_empty() || options.what.iter().any(|word| word == what);
     print_line(&machine());
     if wants("store") {
-        store::measure(options.profile, options.puts, options.rounds)?;
+        store::measure(options.profile, options.puts, options.rounds, &options.only)?;
     }
     if options.what.iter().any(|word| word == "keys") {
         keys::measure(options.profile, options.keys)?;
