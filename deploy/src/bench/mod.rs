@@ -12,6 +12,7 @@ mod store;
 mod workloads;
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -33,6 +34,9 @@ pub struct Options {
     /// How to build the store that is measured.
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
+    /// The store to measure, in place of one that is built for it; for `store` and `keys`.
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
     /// Puts for each figure.
     #[arg(long, default_value_t = 20_000)]
     puts: u64,
@@ -54,11 +58,12 @@ pub struct Options {
 pub fn bench(options: &Options) -> Result<()> {
     let wants = |what: &str| options.what.is_empty() || options.what.iter().any(|word| word == what);
     print_line(&machine());
+    let store = || members::Store { profile: options.profile, program: options.program.clone() };
     if wants("store") {
-        store::measure(options.profile, options.puts, options.rounds, &options.only)?;
+        store::measure(&store(), options.puts, options.rounds, &options.only)?;
     }
     if options.what.iter().any(|word| word == "keys") {
-        keys::measure(options.profile, options.keys)?;
+        keys::measure(&store(), options.keys)?;
     }
     if wants("pods") {
         pods::measure(&options.layout, options.pods)?;

@@ -11,22 +11,21 @@ use serde_json::{Value, json};
 
 use super::members::{self, Members, System};
 use super::{load, percentile, print_line, workloads};
-use crate::build::Profile;
 use crate::{http, layout, peers};
 
 /// Keys that the range workload reads.
 const RANGE_KEYS: u64 = 10_000;
 
 /// Measures and prints; of the workloads those whose names begin with one of `only`, if there is any.
-pub fn measure(profile: Profile, puts: u64, rounds: u32, only: &[String]) -> Result<()> {
-    let systems = members::systems(profile)?;
+pub fn measure(store: &members::Store, puts: u64, rounds: u32, only: &[String]) -> Result<()> {
+    let systems = members::systems(store)?;
     let benchmark = peers::benchmark();
     if benchmark.is_none() {
         eprintln!("no etcd `benchmark` program in target/peers or on PATH: puts only, with a client of our own");
     }
     let folder = layout::repository()?.join("target/bench");
     std::fs::remove_dir_all(&folder).ok();
-    let profile_name = format!("{profile:?}").to_lowercase();
+    let profile_name = store.name();
     for round in 0..rounds {
         for (number, (system, program)) in systems.iter().enumerate() {
             let members = Members::start(*system, program, &folder.join(round.to_string()), 3, 21_700 + 10 * number as u16)?;
