@@ -49,6 +49,9 @@ impl Checker<'_> {
             node.expr = Expr::Literal(replaced);
             return Type::Type;
         }
+        if let Some(name) = self.dotted_variable(node) {
+            node.expr = Expr::Ident(name);
+        }
         match &mut node.expr {
             Expr::Literal(value) => literal(value),
             Expr::Ident(name) => {
@@ -69,6 +72,14 @@ impl Checker<'_> {
             Expr::Struct(name, fields) => self.object(at, name, fields),
             Expr::Comprehension(comprehension) => self.comprehension(at, comprehension),
         }
+    }
+
+    /// A variable whose declared name has a dot: `authorizer.requestResource`.
+    fn dotted_variable(&self, node: &Node) -> Option<String> {
+        let Expr::Select { .. } = node.expr else { return None };
+        let name = node.qualified_name()?;
+        let hidden = node.root().is_some_and(|root| self.local(root).is_some());
+        (!hidden && self.environment.type_of(&name).is_some()).then_some(name)
     }
 
     /// The type that a name stands for, when no variable has that name.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// ARCHITECTURE.md.
 pub const ARROWS: [(&str, &[&str]); 12] = [
     ("proto", &[]),
-    ("api", &[]),
+    ("api", &["cel"]),
     ("cel", &[]),
     ("process", &[]),
     ("client", &["api", "process", "proto"]),
