@@ -265,8 +265,11 @@ fn version_list(object: &Value, old: Option<&Value>, versions: &At<'_>, findings
             if schema.value.to_string().len() > MAX_SCHEMA_BYTES {
                 findings.push(FieldError::too_long(path, MAX_SCHEMA_BYTES));
             } else {
-                findings.extend(structural::validate(&path, schema.value, status));
-                findings.extend(super::rules::validate(&path, schema.value));
+                let wrong = structural::validate(&path, schema.value, status);
+                if wrong.is_empty() {
+                    findings.extend(super::rules::validate(&path, schema.value));
+                }
+                findings.extend(wrong);
             }
         }
         if first_or_own("subresources") {

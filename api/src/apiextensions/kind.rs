@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::jsonpath::JsonPath;
+use super::rules::{self, Rules};
 use super::schema::Schema;
 use super::{check, defaulting, lists, prune};
 use crate::cursor::{find, list, text};
@@ -85,6 +86,7 @@ pub struct CustomKind {
     pub schema: Schema,
     /// The same as written.
     pub written: Value,
+    rules: Rules,
     /// Whether status is written separately.
     pub status: bool,
     /// Whether there is a scale, and where.
@@ -158,6 +160,10 @@ impl CustomKind {
         let mut schema = Schema::compile(&written)?;
         schema.embedded = true;
         schema.preserve |= preserve || !written.is_object();
+        let (rules, wrong) = rules::compile("schema", &schema, &written);
+        if let Some(wrong) = wrong.first() {
+            return Err(wrong.to_string());
+        }
         let status = find(version, "subresources.status").is_object();
         let scale = scale(find(version, "subresources.scale"))?;
         let subresources: &'static [Subresource] = match (status, scale.is_some()) {
@@ -188,6 +194,7 @@ impl CustomKind {
             version: name,
             schema,
             written,
+            rules,
             status,
             scale,
             serial,
@@ -254,6 +261,7 @@ impl CustomKind {
         findings.extend(self.check_scale(new, true));
         embedded("", &self.schema, new, &mut findings);
         self.check_lists(new, old, &mut findings);
+        findings.extend(self.rules.evaluate(&self.schema, new, old, &findings));
         findings
     }
 
@@ -468,6 +476,7 @@ impl Kind for CustomKind {
             }
             findings.extend(self.check_scale(new, false));
             self.check_lists(new, Some(old), &mut findings);
+            findings.extend(self.rules.evaluate(&self.schema, new, Some(old), &findings));
         } else {
             findings.extend(self.check_value(new, Some(old)));
         }

@@ -3,7 +3,7 @@
 //! | file | decides |
 //! |---|---|
 //! | [`definition`], [`structural`] | whether a definition is acceptable |
-//! | [`rules`] | whether its rules in CEL are |
+//! | [`rules`] | rules in CEL: whether they can be compiled, what they find |
 //! | [`status`] | its conditions and accepted names |
 //! | [`schema`] | its schema, made ready for use |
 //! | [`prune`], [`defaulting`], [`check`], [`lists`], [`format`] | what becomes of an object under a schema |

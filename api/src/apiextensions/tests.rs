@@ -195,3 +195,59 @@ fn conditions_settle() {
     object["status"] = json!({"acceptedNames": plan.accepted_names, "conditions": plan.conditions.iter().map(status::Condition::to_value).collect::<Vec<_>>()});
     assert!(status::plan(&object, &[&object]).is_empty(), "nothing is left to say");
 }
+
+#[test]
+fn rules_in_cel() {
+    let written = json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.metadata.name.startsWith('a')"}], "properties": {
+        "spec": {"type": "object", "x-kubernetes-validations": [
+                {"rule": "self.min <= self.max", "message": "min above max", "fieldPath": ".min", "reason": "FieldValueForbidden"},
+                {"rule": "!has(oldSelf.fixed) || self.fixed == oldSelf.fixed", "messageExpression": "'fixed was ' + oldSelf.fixed"},
+                {"rule": "!has(self.until) || self.until > timestamp('2024-01-01T00:00:00Z')"}],
+            "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}, "fixed": {"type": "string"}, "until": {"type": "string", "format": "date-time"},
+                "x-dash": {"type": "string", "x-kubernetes-validations": [{"rule": "self.size() < 3"}]},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": {"type": "object",
+                    "required": ["name"], "x-kubernetes-validations": [{"rule": "self.number >= oldSelf.number"}],
+                    "properties": {"name": {"type": "string"}, "number": {"type": "integer"}}}}}}}});
+    let mut schema = compiled(written.clone());
+    schema.embedded = true;
+    let (rules, wrong) = super::rules::compile("s", &schema, &written);
+    assert_eq!(shown(&wrong), Vec::<String>::new());
+    let object = |spec: Value| json!({"apiVersion": "v", "kind": "K", "metadata": {"name": "a"}, "spec": spec});
+    let old = object(json!({"min": 1, "max": 2, "fixed": "x", "ports": [{"name": "a", "number": 5}, {"name": "b", "number": 1}]}));
+    let cases = [
+        (object(json!({"min": 1, "max": 2})), None, vec![]),
+        (object(json!({"min": 3, "max": 2})), None, vec!["spec.min: Forbidden: min above max"]),
+        (object(json!({"min": 1})), None, vec!["spec: Invalid value: \"object\": no such key: max evaluating rule: min above max"]),
+        (object(json!({"min": 1, "max": 2, "fixed": "y"})), Some(&old), vec!["spec: Invalid value: fixed was x"]),
+        (object(json!({"min": 1, "max": 2, "fixed": "x", "ports": [{"name": "b", "number": 2}, {"name": "a", "number": 4}, {"name": "c", "number": 0}]})), Some(&old),
+            vec!["spec.ports[1]: Invalid value: failed rule: self.number >= oldSelf.number"]),
+        (object(json!({"min": 1, "max": 2, "until": "2023-01-01T00:00:00Z"})), None,
+            vec!["spec: Invalid value: failed rule: !has(self.until) || self.until > timestamp('2024-01-01T00:00:00Z')"]),
+        (object(json!({"min": 1, "max": 2, "x-dash": "long"})), None, vec!["spec.x-dash: Invalid value: \"long\": failed rule: self.size() < 3"]),
+    ];
+    for (new, old, expected) in cases {
+        assert_eq!(shown(&rules.evaluate(&schema, &new, old, &[])), expected, "{new}");
+    }
+    for (rule, expected) in [
+        (json!({"rule": "self.nope == 1"}), "undefined field 'nope'"),
+        (json!({"rule": "self.min"}), "cel expression must evaluate to a bool"),
+        (json!({"rule": "1 ++"}), "Syntax error"),
+        (json!({"rule": "true", "messageExpression": "1"}), "messageExpression must evaluate to a string"),
+        (json!({"rule": "true", "optionalOldSelf": true}), "may not be set if oldSelf is not used in rule"),
+    ] {
+        let mut bad = written.clone();
+        bad["properties"]["spec"]["x-kubernetes-validations"] = json!([rule]);
+        let findings = shown(&super::rules::validate("s", &bad));
+        assert!(findings.len() == 1 && findings[0].contains(expected), "{expected}: {findings:?}");
+    }
+    let set = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
+    assert!(shown(&super::rules::validate("s", &set))[0].contains("oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[l]"));
+    // A rule that never ends is ended.
+    let endless = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"},
+        "x-kubernetes-validations": [{"rule": "self.all(a, self.all(b, self.all(c, self.all(d, a + b + c + d >= 0))))"}]}}});
+    let schema = compiled(endless.clone());
+    let (rules, _) = super::rules::compile("s", &schema, &endless);
+    let many: Vec<u32> = (0..200).collect();
+    let findings = shown(&rules.evaluate(&schema, &json!({"l": many}), None, &[]));
+    assert!(findings.len() == 1 && findings[0].contains("call cost exceeds limit"), "{findings:?}");
+}

@@ -1,6 +1,7 @@
 //! Every kind that is served: one place for each rule about it.
 
 pub mod address;
+pub mod admission;
 pub mod batch;
 pub mod config;
 mod custom_resource_definition;
@@ -73,6 +74,7 @@ pub fn all() -> &'static [&'static dyn Kind] {
     ALL.get_or_init(|| {
         let mut all: Vec<&'static dyn Kind> = Vec::new();
         all.extend(OWN.iter().map(|kind| *kind as &dyn Kind));
+        all.extend(admission::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.extend(simple::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.extend(reviews::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.sort_by_key(|kind| (kind.names().group, kind.names().plural, kind.names().version));

@@ -3,6 +3,7 @@
 //! Every apiserver does so. What is written is a function of what is stored ([`balsa_api::apiextensions::status`]), and
 //! a write that meets another one is planned anew, so that a second writer finds nothing to do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,9 +32,10 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
     let Some(definitions) = api.kinds.definitions().cloned() else { return };
     let mut changed = definitions.subscribe();
     let watching = async {
+        let mut settled = BTreeMap::new();
         loop {
             changed.borrow_and_update();
-            let waiting = round(&api).await;
+            let waiting = round(&api, &mut settled).await;
             let pause = if waiting { SOON } else { EVERY };
             tokio::time::timeout(pause, changed.changed()).await.ok();
         }
@@ -41,14 +43,30 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
     stop.run_until_cancelled(watching).await;
 }
 
-/// One look at all definitions. True: some wait for their objects to go.
-async fn round(api: &Api) -> bool {
+/// The group of a definition, as its name says.
+fn group_of(name: &str) -> &str {
+    name.split_once('.').map_or("", |(_, group)| group)
+}
+
+/// Groups in which something has changed since `settled`: names are given per group. Pure.
+fn changed_groups<'a>(present: &'a BTreeMap<String, u64>, settled: &'a BTreeMap<String, u64>) -> BTreeSet<&'a str> {
+    let new = present.iter().filter(|(name, revision)| settled.get(*name) != Some(*revision));
+    let gone = settled.iter().filter(|(name, _)| !present.contains_key(*name));
+    new.chain(gone).map(|(name, _)| group_of(name)).collect()
+}
+
+/// One look at all definitions that are not as they were `settled`. True: some wait for their objects to go.
+async fn round(api: &Api, settled: &mut BTreeMap<String, u64>) -> bool {
     if !api.caches.is_loaded() {
         return true;
     }
     let Some(definitions) = api.kinds.definitions() else { return false };
-    let all: Vec<Value> = definitions.list("").iter().map(|object| object.value()).collect();
-    let mut waiting = false;
+    let listed = definitions.list("");
+    let present: BTreeMap<String, u64> = listed.iter().map(|object| (object.name.clone(), object.revision)).collect();
+    let groups = changed_groups(&present, settled);
+    let all: Vec<Value> =
+        listed.iter().filter(|object| groups.contains(group_of(&object.name))).map(|object| object.value()).collect();
+    let (mut waiting, mut unsettled) = (false, BTreeSet::new());
     for definition in &all {
         let name = value::name(definition);
         let outcome = match value::is_deleting(definition) {
@@ -56,11 +74,16 @@ async fn round(api: &Api) -> bool {
             false => settle(api, name, &all).await.map(|()| false),
         };
         match outcome {
-            Ok(waits) => waiting |= waits,
+            Ok(false) => continue,
+            Ok(true) => waiting = true,
             Err(error) if error.is_not_found() || error.is_conflict() => {}
             Err(error) => tracing::warn!(definition = name, error = error.message, "cannot look after a definition"),
         }
+        unsettled.insert(name.to_owned());
     }
+    // What is not settled is remembered without its revision, so that its end is noticed, too.
+    let known = |(name, revision): (&String, &u64)| (name.clone(), if unsettled.contains(name) { 0 } else { *revision });
+    *settled = present.iter().map(known).collect();
     waiting
 }
 
@@ -185,4 +208,18 @@ async fn note(api: &Api, definition: &Value, condition: &Condition, finish: bool
     let target = Target { kind: kind()?, namespace: "", name: value::name(definition) };
     api.modify(&call, Write { target, part: Part::Status, by_rules: false }, &change).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at_again() {
+        let state = |all: &[(&str, u64)]| all.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect::<BTreeMap<_, _>>();
+        let before = state(&[("a.g.io", 1), ("b.g.io", 2), ("c.h.io", 3), ("d.i.io", 4)]);
+        let now = state(&[("a.g.io", 1), ("b.g.io", 5), ("c.h.io", 3)]);
+        assert_eq!(changed_groups(&now, &before).into_iter().collect::<Vec<_>>(), ["g.io", "i.io"]);
+        assert!(changed_groups(&before, &before).is_empty());
+    }
 }

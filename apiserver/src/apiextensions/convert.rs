@@ -50,8 +50,7 @@ impl Converter {
         let failed = |problem: String| {
             let first = sent.first().map(|object| value::text(object, "/apiVersion")).unwrap_or_default();
             let kind = sent.first().map(|object| value::text(object, "/kind")).unwrap_or_default();
-            let gvk = first.replacen('/', "/", 1);
-            ApiError::internal(format!("conversion webhook for {gvk}, Kind={kind} failed: {problem}"))
+            ApiError::internal(format!("conversion webhook for {first}, Kind={kind} failed: {problem}"))
         };
         let converted = self.call(webhook, &sent, to).await.map_err(&failed)?;
         for ((index, before), after) in places.iter().zip(&sent).zip(converted) {

@@ -1,13 +1,17 @@
 //! Custom resources through the whole apiserver: what operators and kubectl rely on, as stories.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use super::convert::Reach;
 use crate::rest::Peer;
+use crate::storage::memory::MemoryStore;
 use crate::tests::Server;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -142,7 +146,8 @@ async fn definitions_are_checked() {
     }
     let mut ruled = definition();
     ruled["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = json!([{"rule": "1 ++"}]);
-    assert_eq!(server.post(DEFINITIONS, ruled).await.0, 422, "a rule that cannot be evaluated is not taken");
+    let (code, error) = server.post(DEFINITIONS, ruled).await;
+    assert!(code == 422 && error["message"].as_str().unwrap().contains("compilation failed: ERROR: <input>"), "{error}");
 }
 
 #[tokio::test]
@@ -424,4 +429,108 @@ async fn status_of_a_definition_is_its_own_part() {
     wider["spec"]["names"]["shortNames"] = json!(["ct", "cron"]);
     assert_eq!(server.put(&own, &wider).await.0, 200);
     until(&server, &own, |_, object| object["status"]["acceptedNames"]["shortNames"] == json!(["ct", "cron"])).await;
+}
+
+/// A webhook that splits `hostPort` into `host` and `port`, and puts them together again.
+struct Splitter;
+
+#[async_trait]
+impl Reach for Splitter {
+    async fn post(&self, config: &Value, body: Value, _deadline: Duration) -> Result<Value, String> {
+        assert_eq!(config["service"]["name"], "splitter");
+        let to = body["request"]["desiredAPIVersion"].as_str().unwrap().to_owned();
+        let converted: Vec<Value> = body["request"]["objects"].as_array().unwrap().iter().cloned().map(|mut object| {
+            let map = object.as_object_mut().unwrap();
+            if to.ends_with("/v2") {
+                let both = map.remove("hostPort").unwrap_or_default();
+                if let Some((host, port)) = both.as_str().and_then(|both| both.split_once(':')) {
+                    map.insert("host".into(), json!(host));
+                    map.insert("port".into(), json!(port));
+                }
+            } else if let (Some(host), Some(port)) = (map.remove("host"), map.remove("port")) {
+                map.insert("hostPort".into(), json!(format!("{}:{}", host.as_str().unwrap(), port.as_str().unwrap())));
+            }
+            map.insert("apiVersion".into(), json!(to));
+            object
+        }).collect();
+        Ok(json!({"apiVersion": body["apiVersion"], "kind": "ConversionReview",
+            "response": {"uid": body["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": converted}}))
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_converts() {
+    let server = Server::start_on(Arc::new(MemoryStore::default()), Some(Box::new(Splitter))).await;
+    let text = json!({"type": "string"});
+    let mut object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "hosts.example.com"},
+        "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "hosts", "kind": "Host"},
+            "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1", "v1beta1"],
+                "clientConfig": {"service": {"namespace": "default", "name": "splitter", "path": "/convert"}}}},
+            "versions": [
+                {"name": "v1", "served": true, "storage": true, "selectableFields": [{"jsonPath": ".hostPort"}],
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"hostPort": text}}}},
+                {"name": "v2", "served": true, "storage": false, "selectableFields": [{"jsonPath": ".host"}, {"jsonPath": ".port"}],
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"host": text, "port": text}}}}]}});
+    let made = install(&server, object.take()).await;
+    assert_eq!(made["spec"]["conversion"]["webhook"]["clientConfig"]["service"]["port"], 443);
+    let (one, two) = ("/apis/example.com/v1/hosts", "/apis/example.com/v2/hosts");
+    let mut events = server.watch(&format!("{two}?watch=true&fieldSelector=host%3Dlocal")).await;
+    server.create(one, json!({"apiVersion": "example.com/v1", "kind": "Host", "metadata": {"name": "a"}, "hostPort": "local:80"})).await;
+    let (word, event) = events.next().await;
+    assert_eq!((word.as_str(), &event["host"], &event["port"], &event["hostPort"]), ("ADDED", &json!("local"), &json!("80"), &Value::Null));
+    let (_, shown) = server.get(&format!("{two}/a")).await;
+    assert_eq!((&shown["apiVersion"], &shown["host"]), (&json!("example.com/v2"), &json!("local")));
+    // From now on v2 is stored: lists are of both.
+    let mut changed = made.clone();
+    changed["spec"]["versions"][0]["storage"] = json!(false);
+    changed["spec"]["versions"][1]["storage"] = json!(true);
+    assert_eq!(server.put(&format!("{DEFINITIONS}/hosts.example.com"), &changed).await.0, 200);
+    server.create(one, json!({"apiVersion": "example.com/v1", "kind": "Host", "metadata": {"name": "b"}, "hostPort": "far:81"})).await;
+    let (_, listed) = server.get(one).await;
+    let ports: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|one| &one["hostPort"]).collect();
+    assert_eq!(ports, [&json!("local:80"), &json!("far:81")]);
+    let (_, listed) = server.get(two).await;
+    let hosts: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|one| &one["host"]).collect();
+    assert_eq!(hosts, [&json!("local"), &json!("far")]);
+    let (_, chosen) = server.get(&format!("{one}?fieldSelector=hostPort%3Dfar:81")).await;
+    assert_eq!(chosen["items"][0]["metadata"]["name"], "b");
+    let (code, patched) = server.patch(&format!("{one}/b"), "merge-patch+json", json!({"hostPort": "near:82"})).await;
+    assert_eq!((code, &patched["hostPort"]), (200, &json!("near:82")), "{patched}");
+    assert_eq!(server.get(&format!("{two}/b")).await.1["host"], "near");
+    assert_eq!(server.delete(&format!("{two}/a"), json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn rules_in_cel_are_kept() {
+    let server = Server::start().await;
+    let mut object = definition();
+    object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = json!([
+        {"rule": "self.replicas < 5", "message": "too many", "fieldPath": ".replicas"}, {"rule": "self.cron == oldSelf.cron", "message": "cron is fixed"}]);
+    install(&server, object).await;
+    let made = server.create(TABS, tab("a")).await;
+    let (code, error) = server.patch(&format!("{TABS}/a"), "merge-patch+json", json!({"spec": {"replicas": 7}})).await;
+    assert_eq!((code, error["message"].as_str()), (422, Some("CronTab.stable.example.com \"a\" is invalid: spec.replicas: Invalid value: too many")), "{error}");
+    let mut changed = made;
+    changed["spec"]["cron"] = json!("1 1 1 1 1");
+    let (code, error) = server.put(&format!("{TABS}/a"), &changed).await;
+    assert!(code == 422 && error["message"].as_str().unwrap().contains("cron is fixed"), "{error}");
+}
+
+#[tokio::test]
+async fn embedded_metadata_and_deprecation() {
+    let server = Server::start().await;
+    let mut object = definition();
+    object["spec"]["versions"][0]["deprecated"] = json!(true);
+    install(&server, object).await;
+    let mut odd = tab("a");
+    odd["metadata"]["unknownMeta"] = json!(1);
+    odd["spec"]["template"] = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "unknownSubMeta": 2}});
+    let (code, _, warnings) = warned(&server, Method::POST, &format!("{TABS}?dryRun=All"), "application/json", &odd.to_string()).await;
+    assert_eq!(code, 201);
+    let expected = ["299 - \"stable.example.com/v1 CronTab is deprecated\"", "299 - \"unknown field \\\"metadata.unknownMeta\\\"\"",
+        "299 - \"unknown field \\\"spec.template.metadata.unknownSubMeta\\\"\""];
+    assert_eq!(warnings, expected);
+    let (code, error) = server.patch(&format!("{TABS}/a?fieldManager=m"), "apply-patch+yaml", odd).await;
+    let message = error["message"].as_str().unwrap();
+    assert!(code >= 400 && message.contains(".spec.template.metadata.unknownSubMeta: field not declared in schema"), "{message}");
 }

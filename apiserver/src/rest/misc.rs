@@ -27,10 +27,51 @@ const ROOT_PATHS: [&str; 14] = [
 /// OpenAPI documents, made when first asked for: of what is built in once, of custom resources whenever these change.
 #[derive(Default)]
 pub struct OpenApi {
-    v2: OnceLock<Value>,
+    v2: OnceLock<BuiltIn>,
     v2_protobuf: OnceLock<Bytes>,
     v3: OnceLock<Documents>,
     custom: Mutex<Custom>,
+}
+
+/// The v2 document of what is built in, in parts that more can be put behind: the inside of two of its objects, and the
+/// rest of it.
+struct BuiltIn {
+    paths: Vec<u8>,
+    definitions: Vec<u8>,
+    rest: Vec<u8>,
+}
+
+impl BuiltIn {
+    fn new() -> Self {
+        let mut document = openapi::v2();
+        let mut part = |name: &str| inside(&document.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default());
+        let (paths, definitions) = (part("paths"), part("definitions"));
+        Self { paths, definitions, rest: inside(&document) }
+    }
+
+    /// The whole document, with more paths and definitions.
+    fn with(&self, paths: &Value, definitions: &Value) -> Bytes {
+        let mut out = Vec::with_capacity(self.paths.len() + self.definitions.len() + 4096);
+        out.push(b'{');
+        for (name, own, more) in [("paths", &self.paths, inside(paths)), ("definitions", &self.definitions, inside(definitions))] {
+            out.extend(format!("\"{name}\":{{").bytes());
+            out.extend(own);
+            if !more.is_empty() {
+                out.push(b',');
+                out.extend(more);
+            }
+            out.extend(b"},");
+        }
+        out.extend(&self.rest);
+        out.push(b'}');
+        out.into()
+    }
+}
+
+/// The text of an object without its braces.
+fn inside(object: &Value) -> Vec<u8> {
+    let text = object.to_string();
+    text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default().as_bytes().to_vec()
 }
 
 /// Documents by path (`api/v1`, `apis/apps/v1`) with their hashes.
@@ -57,14 +98,10 @@ impl OpenApi {
     }
 
     fn v2(&self, registry: &Registry) -> Bytes {
-        let built_in = self.v2.get_or_init(openapi::v2);
+        let built_in = self.v2.get_or_init(BuiltIn::new);
         let make = || {
             let (paths, definitions) = openapi::custom::v2(registry.all().map(Arc::as_ref));
-            let mut document = built_in.clone();
-            for (key, more) in [("paths", paths), ("definitions", definitions)] {
-                document[key].as_object_mut().into_iter().for_each(|all| all.extend(more.clone()));
-            }
-            Bytes::from(serde_json::to_vec(&document).unwrap_or_default())
+            built_in.with(&Value::Object(paths), &Value::Object(definitions))
         };
         self.with_custom(registry, |custom| custom.v2.get_or_insert_with(make).clone())
     }
