@@ -1,10 +1,14 @@
 //! Every kind that is served: one place for each rule about it.
 
 pub mod address;
+pub mod api_service;
 pub mod batch;
+pub mod certificates;
 pub mod config;
 mod definition;
+pub mod dra;
 pub mod event;
+pub mod flowcontrol;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -14,6 +18,7 @@ pub mod rbac;
 mod reviews;
 pub mod service;
 mod show;
+mod signer;
 mod simple;
 pub mod storage;
 #[cfg(test)]
@@ -62,6 +67,14 @@ const OWN: &[&Definition] = &[
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::CLUSTER_ROLE_BINDING,
+    &api_service::API_SERVICE,
+    &certificates::CERTIFICATE_SIGNING_REQUEST,
+    &flowcontrol::FLOW_SCHEMA,
+    &flowcontrol::PRIORITY_LEVEL,
+    &dra::DEVICE_CLASS,
+    &dra::RESOURCE_CLAIM,
+    &dra::RESOURCE_CLAIM_TEMPLATE,
+    &dra::RESOURCE_SLICE,
 ];
 
 static ALL: OnceLock<Vec<&'static dyn Kind>> = OnceLock::new();
