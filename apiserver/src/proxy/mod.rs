@@ -8,8 +8,9 @@
 //! reached. Node agents speak no HTTP: of a node only `healthz`, `pods` and `stats/summary` are answered.
 
 mod body;
-mod connect;
-mod headers;
+pub(crate) mod connect;
+pub(crate) mod dial;
+pub(crate) mod headers;
 mod rewrite;
 mod target;
 
@@ -157,7 +158,7 @@ impl Rest {
     }
 
     /// The answer to a request for an upgrade.
-    fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
+    pub(crate) fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             if status.as_u16() < 400 {
@@ -250,7 +251,7 @@ fn unreachable_service(text: String) -> ApiError {
 }
 
 /// An error with what is behind it.
-fn said(error: hyper::Error) -> String {
+pub(crate) fn said(error: hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {

@@ -70,7 +70,7 @@ impl Rest {
     pub(super) async fn document(&self, exchange: &Exchange, route: &Route, known: &str) -> ApiResult<Answer> {
         match route {
             Route::Groups { core } => Ok(self.groups(exchange, *core, known)),
-            Route::Group(group) => match discovery::group(group) {
+            Route::Group(group) => match self.aggregated_group(group, discovery::group(group)) {
                 Some(value) => Ok(Answer::value(StatusCode::OK, &value)),
                 None => Ok(no_page()),
             },
@@ -86,10 +86,12 @@ impl Rest {
 
     fn groups(&self, exchange: &Exchange, core: bool, known: &str) -> Answer {
         let Some(form) = negotiate::aggregated_discovery(&exchange.accept) else {
-            let value = if core { discovery::core_versions(&self.address) } else { discovery::groups() };
+            let value = if core { discovery::core_versions(&self.address) } else { self.aggregated_groups(discovery::groups()) };
             return Answer::value(StatusCode::OK, &value).with(header::VARY, "Accept");
         };
-        let body = Bytes::from(serde_json::to_vec(&discovery::aggregated(core, form)).unwrap_or_default());
+        let document = discovery::aggregated(core, form);
+        let document = if core { document } else { self.aggregated_document(document) };
+        let body = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
         let etag = format!("\"{}\"", openapi::hash(&body));
         let content_type = match form {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
