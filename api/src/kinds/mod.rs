@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod api_service;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod config;
@@ -61,7 +62,8 @@ const OWN: &[&Definition] = &[
     &policy::PRIORITY_CLASS,
     &policy::LIMIT_RANGE,
     &policy::RESOURCE_QUOTA,
-    &policy::HORIZONTAL_POD_AUTOSCALER,
+    &autoscaling::HORIZONTAL_POD_AUTOSCALER,
+    &autoscaling::HORIZONTAL_POD_AUTOSCALER_V1,
     &policy::RUNTIME_CLASS,
     &rbac::ROLE,
     &rbac::CLUSTER_ROLE,

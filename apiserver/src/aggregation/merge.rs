@@ -67,9 +67,9 @@ fn join_group(group: &mut Value, versions: &[&str], objects: &[Value]) {
 /// `/apis/GROUP`. `own`: what we serve of it.
 pub fn group(name: &str, own: Option<Value>, objects: &[Value]) -> Option<Value> {
     let versions = remote_versions(objects).remove(name);
-    let Some(versions) = versions else { return own };
-    let mut group = own.unwrap_or_else(|| json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": []}));
-    join_group(&mut group, &versions, objects);
+    let fresh = || json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": []});
+    let mut group = own.or_else(|| versions.as_ref().map(|_| fresh()))?;
+    join_group(&mut group, &versions.unwrap_or_default(), objects);
     Some(group)
 }
 
@@ -86,6 +86,7 @@ pub fn groups(mut own: Value, objects: &[Value]) -> Value {
             }
         }
     }
+    groups.iter_mut().for_each(|group| join_group(group, &[], objects));
     // Without APIServices the order is that of the table of kinds.
     if !objects.is_empty() {
         groups.sort_by_cached_key(|group| {
@@ -114,7 +115,12 @@ pub fn document(mut own: Value, objects: &[Value], discovered: &BTreeMap<String,
         if let Some(versions) = items[place].get_mut("versions").and_then(Value::as_array_mut) {
             versions.retain(|known| text(known, "version") != version);
             versions.push(entry);
-            versions.sort_by_cached_key(|known| version_rank(objects, group, text(known, "version")));
+        }
+    }
+    for item in items.iter_mut() {
+        let group = text(item, "metadata.name").to_owned();
+        if let Some(versions) = item.get_mut("versions").and_then(Value::as_array_mut) {
+            versions.sort_by_cached_key(|known| version_rank(objects, &group, text(known, "version")));
         }
     }
     if !objects.is_empty() {

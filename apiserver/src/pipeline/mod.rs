@@ -157,8 +157,8 @@ pub fn store_error(error: StoreError, writing: bool) -> ApiError {
 impl Api {
     /// The cache of a kind's objects.
     pub fn cache(&self, kind: &dyn Kind) -> ApiResult<&Arc<ResourceCache>> {
-        let names = kind.names();
-        self.caches.resource(names.group, names.plural).ok_or_else(ApiError::no_such_path)
+        let (group, plural) = faces::cached_as(kind);
+        self.caches.resource(group, plural).ok_or_else(ApiError::no_such_path)
     }
 
     /// The object as the store has it now.
@@ -187,7 +187,10 @@ pub fn encode(kind: &dyn Kind, object: &Value) -> bytes::Bytes {
     let names = kind.names();
     let (namespace, name) = (crate::value::namespace(object), crate::value::name(object));
     match faces::to_stored(kind, object) {
-        Some(stored) => envelope::encode("", "v1", names.kind, namespace, name, &stored),
+        Some(stored) => {
+            let (group, version) = faces::stored_version(kind);
+            envelope::encode(group, version, names.kind, namespace, name, &stored)
+        }
         None => envelope::encode(names.group, names.version, names.kind, namespace, name, object),
     }
 }

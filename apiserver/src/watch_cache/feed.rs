@@ -53,8 +53,8 @@ async fn load(caches: &Caches, store: &dyn Store) -> Result<u64, StoreError> {
             for cache in caches.fed_by(resource) {
                 match Object::from_entry(cache.kind, entry) {
                     Ok(object) => {
-                        let names = cache.kind.names();
-                        let objects = loaded.entry(resource_name(names.group, names.plural)).or_default();
+                        let (group, plural) = crate::storage::faces::cached_as(cache.kind);
+                        let objects = loaded.entry(resource_name(group, plural)).or_default();
                         objects.insert(place.to_owned(), Arc::new(object));
                     }
                     Err(error) => tracing::error!(key = entry.key, %error, "skipping an object of the store"),
