@@ -36,6 +36,8 @@ pub mod value;
 pub mod watch_cache;
 
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::Config;
