@@ -97,10 +97,9 @@ impl FieldError {
     }
 
     /// More items than allowed.
-    pub fn too_many(field: impl Into<String>, actual: usize, max: i64) -> Self {
+    pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
         let items = if max == 1 { "item" } else { "items" };
-        let detail = format!("must have at most {max} {items}");
-        Self::new(FieldErrorKind::TooMany, field, &format!("Too many: {actual}"), &detail)
+        Self::new(FieldErrorKind::TooMany, field, &format!("Too many: {actual}"), &format!("must have at most {max} {items}"))
     }
 
     /// Something that is named does not exist.

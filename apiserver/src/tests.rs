@@ -66,6 +66,7 @@ impl Server {
             streaming: Streaming::new(None),
             metrics: Arc::default(),
             openapi: misc::OpenApi::default(),
+            aggregation: Arc::new(crate::aggregation::Aggregation::new(None)),
             address: "127.0.0.1:6443".into(),
         };
         let written = store.revision().await.unwrap();

@@ -90,7 +90,7 @@ fn mismatch(path: &str, wanted: &str, found: &str) -> FieldError {
 }
 
 fn too_many(path: &str, actual: usize, max: i64) -> FieldError {
-    FieldError::too_many(field(path), actual, max)
+    FieldError::too_many(field(path), actual, usize::try_from(max).unwrap_or_default())
 }
 
 /// The types that a schema allows.

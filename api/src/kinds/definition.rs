@@ -196,6 +196,15 @@ fn take_over(new: &mut Value, old: &Value, key: &str) {
     }
 }
 
+/// Takes over all metadata but the managed fields: for kinds whose `/status` changes the status alone.
+pub fn keep_metadata(new: &mut Value, old: &Value) {
+    let fields = new.pointer("/metadata/managedFields").cloned();
+    take_over(new, old, "metadata");
+    if let (Some(fields), Some(Value::Object(metadata))) = (fields, new.get_mut("metadata")) {
+        metadata.insert("managedFields".to_owned(), fields);
+    }
+}
+
 /// What no writer decides: taken from the stored object.
 const SYSTEM_METADATA: [&str; 4] = ["generation", "creationTimestamp", "selfLink", "deletionGracePeriodSeconds"];
 

@@ -43,6 +43,7 @@ fn full_name(message: &Message) -> String {
     let (package, name) = message.name.rsplit_once('.').unwrap_or(("", message.name));
     match package {
         "meta/v1" => format!("{META}.{name}"),
+        "apiregistration/v1" => format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.{name}"),
         "apiextensions/v1" => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}"),
         _ => format!("io.k8s.api.{}.{name}", package.replace('/', ".")),
     }

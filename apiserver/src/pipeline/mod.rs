@@ -163,11 +163,11 @@ pub fn store_error(error: StoreError, writing: bool) -> ApiError {
 impl Api {
     /// The cache of a kind's objects.
     pub fn cache(&self, kind: &dyn Kind) -> ApiResult<Arc<ResourceCache>> {
-        let names = kind.names();
+        let (group, plural) = faces::cached_as(kind);
         if kind.custom().is_some() {
-            return Ok(self.caches.custom(names.group, names.plural));
+            return Ok(self.caches.custom(group, plural));
         }
-        self.caches.resource(names.group, names.plural).cloned().ok_or_else(ApiError::no_such_path)
+        self.caches.resource(group, plural).cloned().ok_or_else(ApiError::no_such_path)
     }
 
     /// The kind behind a resource's name; 404 where nothing is served there.
@@ -213,7 +213,10 @@ pub fn encode(kind: &dyn Kind, object: &Value) -> bytes::Bytes {
     let names = kind.names();
     let (namespace, name) = (crate::value::namespace(object), crate::value::name(object));
     match faces::to_stored(kind, object) {
-        Some(stored) => envelope::encode("", "v1", names.kind, namespace, name, &stored),
+        Some(stored) => {
+            let (group, version) = faces::stored_version(kind);
+            envelope::encode(group, version, names.kind, namespace, name, &stored)
+        }
         None => envelope::encode(names.group, names.version, names.kind, namespace, name, object),
     }
 }

@@ -10,7 +10,7 @@
 mod body;
 pub(crate) mod connect;
 pub(crate) mod dial;
-mod headers;
+pub(crate) mod headers;
 mod rewrite;
 mod target;
 
@@ -159,7 +159,7 @@ impl Rest {
     }
 
     /// The answer to a request for an upgrade.
-    fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
+    pub(crate) fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             if status.as_u16() < 400 {

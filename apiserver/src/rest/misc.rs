@@ -173,7 +173,7 @@ impl Rest {
     pub(super) async fn document(&self, exchange: &Exchange, route: &Route, known: &str) -> ApiResult<Answer> {
         match route {
             Route::Groups { core } => Ok(self.groups(exchange, *core, known)),
-            Route::Group(group) => match discovery::group(&self.api.kinds.all(), group) {
+            Route::Group(group) => match self.aggregated_group(group, discovery::group(&self.api.kinds.all(), group)) {
                 Some(value) => Ok(Answer::value(StatusCode::OK, &value)),
                 None => Ok(no_page()),
             },
@@ -189,10 +189,13 @@ impl Rest {
 
     fn groups(&self, exchange: &Exchange, core: bool, known: &str) -> Answer {
         let Some(form) = negotiate::aggregated_discovery(&exchange.accept) else {
-            let value = if core { discovery::core_versions(&self.address) } else { discovery::groups(&self.api.kinds.all()) };
+            let kinds = self.api.kinds.all();
+            let value = if core { discovery::core_versions(&self.address) } else { self.aggregated_groups(discovery::groups(&kinds)) };
             return Answer::value(StatusCode::OK, &value).with(header::VARY, "Accept");
         };
-        let body = Bytes::from(serde_json::to_vec(&discovery::aggregated(&self.api.kinds.all(), core, form)).unwrap_or_default());
+        let document = discovery::aggregated(&self.api.kinds.all(), core, form);
+        let document = if core { document } else { self.aggregated_document(document) };
+        let body = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
         let etag = format!("\"{}\"", openapi::hash(&body));
         let content_type = match form {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",

@@ -53,10 +53,10 @@ async fn load(caches: &Caches, store: &dyn Store) -> Result<u64, StoreError> {
             for cache in caches.fed_by(resource) {
                 match cached(&cache, entry) {
                     Ok(object) => {
-                        let name = cache.kind.map_or_else(
-                            || resource.to_owned(),
-                            |kind| resource_name(kind.names().group, kind.names().plural),
-                        );
+                        let name = match cache.kind.map(crate::storage::faces::cached_as) {
+                            Some((group, plural)) => resource_name(group, plural),
+                            None => resource.to_owned(),
+                        };
                         let objects = loaded.entry(name).or_default();
                         objects.insert(place.to_owned(), Arc::new(object));
                     }

@@ -194,9 +194,9 @@ impl Caches {
         let resources = kinds
             .iter()
             .map(|kind| {
-                let names = kind.names();
+                let (group, plural) = crate::storage::faces::cached_as(*kind);
                 let cache = ResourceCache::new(Some(*kind), receiver.clone(), 0);
-                (resource_name(names.group, names.plural), Arc::new(cache))
+                (resource_name(group, plural), Arc::new(cache))
             })
             .collect();
         Arc::new(Self { resources, custom: RwLock::default(), progress, hurry: tokio::sync::Notify::new() })

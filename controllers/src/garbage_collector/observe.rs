@@ -53,6 +53,8 @@ pub fn resources() -> Vec<GroupVersionResource> {
         .iter()
         .filter(|kind| ["list", "watch", "delete"].iter().all(|verb| can(kind.verbs(), verb)))
         .filter(|kind| kind.names().plural != "events")
+        // The same objects as those of v2.
+        .filter(|kind| (kind.names().group, kind.names().version) != ("autoscaling", "v1"))
         .map(|kind| kind.gvr())
         .collect()
 }

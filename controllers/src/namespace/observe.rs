@@ -20,6 +20,8 @@ pub fn resources() -> Vec<GroupVersionResource> {
         .filter(|kind| kind.namespaced() && can(kind.verbs(), "list") && can(kind.verbs(), "delete"))
         // The same objects as the core group's.
         .filter(|kind| !(kind.names().plural == "events" && !kind.names().group.is_empty()))
+        // The same objects as those of v2.
+        .filter(|kind| (kind.names().group, kind.names().version) != ("autoscaling", "v1"))
         .map(|kind| kind.gvr())
         .collect()
 }
