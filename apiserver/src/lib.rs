@@ -93,6 +93,7 @@ pub async fn run_on(
             service_cidr: config.service_cidr.clone(),
             node_ports: config.service_node_port_range,
         },
+        hooks: admission::hooks::Hooks::default(),
     });
     let rest_listener = observe::bind(config.listen).await?;
     let grpc_listener = observe::bind(config.listen_grpc).await?;
@@ -108,6 +109,8 @@ pub async fn run_on(
         openapi: misc::OpenApi::default(),
         address: config.listen.to_string(),
     });
+    api.hooks.set_dial(rest.dialer());
+    tokio::spawn(admission::hooks::policy::types::run(api.clone(), stop.clone()));
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
     let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);

@@ -40,6 +40,7 @@ impl Server {
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
             settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
+            hooks: crate::admission::hooks::Hooks::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
@@ -53,7 +54,9 @@ impl Server {
         };
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
-        let server = Self { rest: Arc::new(rest), store, _stop: stop.drop_guard() };
+        let rest = Arc::new(rest);
+        rest.api.hooks.set_dial(rest.dialer());
+        let server = Self { rest, store, _stop: stop.drop_guard() };
         server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         server
     }

@@ -8,8 +8,9 @@
 //! reached. Node agents speak no HTTP: of a node only `healthz`, `pods` and `stats/summary` are answered.
 
 mod body;
-mod connect;
-mod headers;
+pub(crate) mod connect;
+pub(crate) mod dial;
+pub(crate) mod headers;
 mod rewrite;
 mod target;
 
@@ -57,6 +58,7 @@ impl Rest {
     pub(crate) async fn proxy(&self, exchange: &Exchange, path: &ResourcePath, request: Request<Body>) -> ApiResult<Response<Body>> {
         let kind = crate::rest::resource::kind_of(path)?;
         let cut = target::cut(&exchange.path, kind.namespaced());
+        self.admit_connection(exchange, kind, path, cut.rest).await?;
         let wants_upgrade = headers::upgrade(request.headers()).is_some();
         let backend = match path.resource.as_str() {
             "pods" => self.pod_backend(kind, &path.namespace, &Id::parse(&path.name, "pod")?).await?,
@@ -157,7 +159,7 @@ impl Rest {
     }
 
     /// The answer to a request for an upgrade.
-    fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
+    pub(crate) fn join(&self, ours: hyper::upgrade::OnUpgrade, mut response: Response<hyper::body::Incoming>) -> ApiResult<Response<Body>> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             if status.as_u16() < 400 {
@@ -250,7 +252,7 @@ fn unreachable_service(text: String) -> ApiError {
 }
 
 /// An error with what is behind it.
-fn said(error: hyper::Error) -> String {
+pub(crate) fn said(error: hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {

@@ -1,6 +1,7 @@
 //! The Kubernetes REST API: connections, identities, routing. What a request does is in [`resource`] and the pipeline.
 
 pub mod answer;
+pub mod connect;
 pub mod decode;
 pub mod discovery;
 pub mod misc;
@@ -145,6 +146,7 @@ impl Rest {
             field_validation: field_validation(&query)?,
             now,
             warnings: Mutex::default(),
+            annotations: Mutex::default(),
         })
     }
 
