@@ -37,11 +37,11 @@ use crate::metrics::Metrics;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{MAX_MESSAGE, Network};
 use crate::raft::server::PeerService;
-use crate::raft::state_machine::StateMachine;
+use crate::raft::state_machine::{self, StateMachine};
 use crate::raft::{Members, Raft};
 use crate::replica::applied::flag;
 use crate::replica::{Applied, Parts, Replica};
-use crate::tls;
+use crate::{compaction, corruption, jwt, tls};
 
 /// A running replica and where it is reached.
 pub struct Handle {
@@ -91,6 +91,7 @@ pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, anyh
 
 async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
     config.check()?;
+    let signer = jwt::of_flag(&config.auth_token)?;
     let stop = stop.child_token();
     let identity = config.tls.as_ref().map(|files| files.load()).transpose()?;
     let Identity { id, cluster_id, members, begins } = member::identify(&config, identity.as_ref()).await?;
@@ -105,8 +106,12 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
     let (state, log) = open_disk(config.data_dir.clone(), metrics.clone()).await?;
     let applied = Arc::new(Applied::new(state.clone(), metrics.clone(), config.lease_checkpoint_interval.saturating_mul(1_000)));
     let machine = StateMachine::open(state.clone(), applied.clone())?;
-    let log = LogStore::open(log, state)?;
+    let log = LogStore::open(log, state.clone())?;
     let network = Network::new(id, cluster_id, identity.clone());
+    if config.initial_corrupt_check {
+        let known = state_machine::members_of(&state)?.unwrap_or_else(|| members.clone());
+        corruption::check(&network, &state, id, &known, config.request_timeout()).await?;
+    }
     let raft = Raft::new(id, Arc::new(raft_config(&config, cluster_id)?), network.clone(), log, machine).await?;
 
     let scheme = if identity.is_some() { "https" } else { "http" };
@@ -128,25 +133,30 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
 
     let mut tasks = JoinSet::new();
     let registry = Arc::new(registry);
-    tasks.spawn(serve_clients(replica.clone(), client, identity.clone(), registry.clone()));
+    let service = Service::with_tokens(replica.clone(), signer);
+    tasks.spawn(serve_clients(replica.clone(), service, client, identity.clone(), registry.clone()));
     tasks.spawn(serve_peers(replica.clone(), peer, identity.clone()));
     let health_of = replica.clone();
     let health: observe::Health = Arc::new(move || match health_of.leadership().borrow().leader {
         Some(_) => Ok(()),
         None => Err("no leader".to_owned()),
     });
-    let observed = observe::serve(metrics_port, identity, registry, health, stop.clone());
+    let observed = observe::serve(metrics_port, identity.clone(), registry, health, stop.clone());
     tasks.spawn(async move { Ok(observed.await?) });
     if begins {
         tasks.spawn(bootstrap(replica.clone(), members));
     }
     tasks.spawn(compact(replica.clone(), applied));
     tasks.spawn(measure(replica.clone()));
-    let expirer = expirer::run(replica.clone());
-    tasks.spawn(async move {
-        expirer.await;
-        Ok(())
-    });
+    tasks.spawn(done(replica.clone().notice_removal(identity.clone())));
+    if let Some(retention) = replica.config().retention()? {
+        tasks.spawn(done(compaction::run(replica.clone(), retention)));
+    }
+    let comparing = replica.config().corrupt_check_time;
+    if !comparing.is_zero() {
+        tasks.spawn(done(corruption::run(replica.clone(), comparing)));
+    }
+    tasks.spawn(done(expirer::run(replica.clone())));
     let (raft_stop, stopping) = (stop.clone(), replica.clone());
     tasks.spawn(async move {
         raft_stop.cancelled().await;
@@ -167,6 +177,12 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
         }
     });
     Ok(Handle { client_addr, peer_addr, metrics_addr, replica, stop, tasks })
+}
+
+/// A task that cannot fail, among those that can.
+async fn done(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
 }
 
 /// A planned stop leaves everything flushed, so that the next start has nothing to replay.
@@ -300,11 +316,11 @@ fn builder(identity: Option<&TlsIdentity>) -> anyhow::Result<Server> {
 
 async fn serve_clients(
     replica: Arc<Replica>,
+    service: Service,
     listener: TcpListener,
     identity: Option<TlsIdentity>,
     registry: Arc<Registry>,
 ) -> anyhow::Result<()> {
-    let service = Service::new(replica.clone());
     // Room for the frame around the largest request; the exact limit is checked where a write is proposed.
     let largest = replica.max_request_bytes() + (512 << 10);
     let (health, health_service) = tonic_health::server::health_reporter();

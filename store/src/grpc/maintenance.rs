@@ -77,18 +77,6 @@ impl Service {
         }
     }
 
-    async fn hash_of(&self, revision: i64) -> Result<HashKvResponse, Status> {
-        let state = self.replica.state().clone();
-        let hashed = tokio::task::spawn_blocking(move || state.read(|view| hash::history(view, revision))).await;
-        let hashed = hashed.map_err(|error| Status::internal(error.to_string()))??;
-        Ok(HashKvResponse {
-            header: Some(self.replica.header(hashed.position.revision)),
-            hash: hashed.hash,
-            compact_revision: hashed.position.compacted,
-            hash_revision: hashed.revision,
-        })
-    }
-
     async fn downgrade_to(&self, request: DowngradeRequest) -> Result<DowngradeResponse, Status> {
         let propose = async |enabled: bool| {
             let target_version = if enabled { format!("{}.{}.0", DOWNGRADE.0, DOWNGRADE.1) } else { String::new() };
@@ -163,7 +151,7 @@ impl Maintenance for Service {
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         self.call(Method::HashKV, async {
             self.admin(&request).await?;
-            self.hash_of(request.into_inner().revision).await
+            self.replica.hash_kv(request.into_inner().revision).await
         })
         .await
     }

@@ -10,12 +10,15 @@ mod propose;
 mod quota;
 mod reads;
 pub mod reconfigure;
+mod removal;
 pub mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use balsa_proto::etcd::etcdserverpb::{LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader};
+use balsa_proto::etcd::etcdserverpb::{
+    HashKvRequest, HashKvResponse, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader,
+};
 use balsa_proto::raft::forward_request::Kind;
 use balsa_proto::store::{MemberChange, MemberChanged};
 use bytes::Bytes;
@@ -32,6 +35,7 @@ pub use members::Membership;
 
 use crate::command::{Command, Outcome};
 use crate::config::Config;
+use crate::corruption;
 use crate::disk::checkpoint::SnapshotDir;
 use crate::disk::state::State;
 use crate::error::{Fault, Refusal};
@@ -58,6 +62,9 @@ pub struct Description {
     pub cluster_id: u64,
     /// Its members.
     pub members: Members,
+    /// The log index at which that was agreed on; 0 when it was not yet.
+    #[serde(default)]
+    pub agreed: u64,
 }
 
 /// A running replica.
@@ -156,6 +163,22 @@ impl Replica {
         &self.raft
     }
 
+    /// The way to the peers.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The hash of this replica's own history up to a revision (0: the newest), as `HashKV` answers it.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Status> {
+        let hashed = corruption::hash(self.state(), revision).await?;
+        Ok(HashKvResponse {
+            header: Some(self.header(hashed.position.revision)),
+            hash: hashed.hash,
+            compact_revision: hashed.position.compacted,
+            hash_revision: hashed.revision,
+        })
+    }
+
     /// The key space.
     pub fn state(&self) -> &State {
         &self.applied.state
@@ -221,7 +244,18 @@ impl Replica {
 
     /// What a replica that is to join is told.
     pub fn description(&self) -> Description {
-        Description { cluster_id: self.cluster_id, members: self.membership().peers.clone() }
+        use openraft::async_runtime::watch::WatchReceiver as _;
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let committed = &seen.committed_membership_config;
+        match committed.log_id() {
+            Some(agreed) => Description {
+                cluster_id: self.cluster_id,
+                members: committed.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
+                agreed: agreed.index(),
+            },
+            None => Description { cluster_id: self.cluster_id, members: self.membership().peers.clone(), agreed: 0 },
+        }
     }
 
     /// A header at `revision`.
@@ -265,6 +299,10 @@ impl Replica {
                 let id = self.change_members_here(change).await?;
                 Ok(MemberChanged { id }.encode_to_vec().into())
             }
+            Ok(Kind::HashKv) => {
+                let request = HashKvRequest::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Ok(self.hash_kv(request.revision).await?.encode_to_vec().into())
+            }
             Ok(Kind::Unknown) | Err(_) => Err(Status::unimplemented("a forwarded request of an unknown kind")),
         }
     }
@@ -281,10 +319,7 @@ impl Replica {
                 (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), *seen.membership_config.log_id(), seen.committed_membership_config.get_node(&self.id).is_some())
             };
             if belonged && !belongs {
-                tracing::error!("this member was removed from the cluster; it stops");
-                self.removed.store(true, Ordering::Release);
-                self.stop.cancel();
-                return;
+                return self.leave();
             }
             belonged = belongs;
             if membership.replace(agreed) != Some(agreed) {

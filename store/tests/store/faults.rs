@@ -18,7 +18,7 @@ fn signal(process: &Process, name: &str) {
 }
 
 /// Runs clients and watchers around `violence`, then checks what they noted.
-async fn under(urls: &[String], notes: &Notes, violence: impl Future<Output = ()>) {
+pub async fn under(urls: &[String], notes: &Notes, violence: impl Future<Output = ()>) {
     let work = futures::future::join_all((0..CLIENTS).map(|number| notes.work(number, urls)));
     let story = async {
         notes.goes_on(100).await;
