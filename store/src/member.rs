@@ -47,7 +47,7 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Identity>> {
 
 /// Notes who the data directory belongs to.
 pub fn write(root: &Path, identity: &Identity) -> anyhow::Result<()> {
-    std::fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
+    disk::make_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
     let path = root.join(FILE);
     let stored = serde_json::to_vec_pretty(identity).context("an identity that cannot be encoded")?;
     disk::replace_file(&path, &stored).with_context(|| format!("cannot write {}", path.display()))

@@ -325,14 +325,15 @@ async fn serve_clients(
     let largest = replica.max_request_bytes() + (512 << 10);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(balsa_proto::etcd::DESCRIPTORS)
-        .build_v1()
-        .context("the services cannot be described")?;
+    let described =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(balsa_proto::etcd::DESCRIPTORS);
+    let reflection = described().build_v1().context("the services cannot be described")?;
+    let older_reflection = described().build_v1alpha().context("the services cannot be described")?;
     let stop = replica.stop().clone();
     let mut routes = Routes::new(health_service);
     routes = routes
         .add_service(reflection)
+        .add_service(older_reflection)
         .add_service(KvServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(WatchServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(service.clone()).max_decoding_message_size(largest))

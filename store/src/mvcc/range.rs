@@ -33,15 +33,17 @@ pub fn range(view: &impl View, request: &RangeRequest, position: Position) -> Re
     let target = SortTarget::try_from(request.sort_target).map_err(|_| Refusal::InvalidSortOption)?;
     let keys = KeyRange::new(&request.key, &request.range_end);
     let sorts = order == SortOrder::Descend || target != SortTarget::Key;
+    // Without an order etcd takes the first keys up to the limit, and one, and sorts those by the target.
+    let takes_first = order == SortOrder::None || (order == SortOrder::Ascend && target == SortTarget::Key);
     let filters = [
         request.min_mod_revision,
         request.max_mod_revision,
         request.min_create_revision,
         request.max_create_revision,
     ];
-    // Only an unsorted, unfiltered read may stop keeping keys at its limit; it goes on counting.
+    // Such a read may stop keeping keys at its limit, unless it filters; it goes on counting.
     let keep = match usize::try_from(request.limit) {
-        Ok(limit) if limit > 0 && !sorts && filters == [0; 4] => limit.saturating_add(1),
+        Ok(limit) if limit > 0 && takes_first && filters == [0; 4] => limit.saturating_add(1),
         _ => usize::MAX,
     };
     let needs_values = !request.count_only && (!request.keys_only || target == SortTarget::Value);

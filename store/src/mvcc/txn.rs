@@ -185,7 +185,11 @@ fn run(
             Some(Request::RequestDeleteRange(request)) => {
                 Some(Response::ResponseDeleteRange(delete(writer, &request)?))
             }
-            Some(Request::RequestTxn(nested)) => Some(Response::ResponseTxn(run(writer, nested, &mut *path)?)),
+            Some(Request::RequestTxn(nested)) => {
+                // etcd's nested answers have a header that says nothing.
+                let answer = TxnResponse { header: header(0), ..run(writer, nested, &mut *path)? };
+                Some(Response::ResponseTxn(answer))
+            }
             None => None,
         };
         responses.push(ResponseOp { response });

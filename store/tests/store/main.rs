@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod beside_etcd;
 mod cluster;
 mod damage;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
 mod http;
+mod limits;
 mod locks;
 mod lossy;
 mod maintenance;
@@ -22,5 +24,7 @@ mod recorded;
 mod semantics;
 mod spaces;
 mod support;
+mod tokens;
 mod tools;
 mod unsynced;
+mod upkeep;

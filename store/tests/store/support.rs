@@ -141,6 +141,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// A client of one replica.
+#[derive(Clone)]
 pub struct Client {
     pub kv: KvClient<Channel>,
     pub lease: LeaseClient<Channel>,
