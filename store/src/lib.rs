@@ -16,6 +16,7 @@ pub mod corruption;
 pub mod disk;
 pub mod duration;
 pub mod error;
+pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod jwt;

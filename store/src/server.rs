@@ -37,11 +37,13 @@ use crate::metrics::Metrics;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{MAX_MESSAGE, Network};
 use crate::raft::server::PeerService;
+pub(crate) use crate::raft::settings::raft_config;
+use crate::raft::handle;
 use crate::raft::state_machine::{self, StateMachine};
 use crate::raft::{Members, Raft};
 use crate::replica::applied::flag;
 use crate::replica::{Applied, Parts, Replica};
-use crate::{compaction, corruption, jwt, tls};
+use crate::{compaction, corruption, gateway, jwt, tls};
 
 /// A running replica and where it is reached.
 pub struct Handle {
@@ -160,11 +162,7 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
     let (raft_stop, stopping) = (stop.clone(), replica.clone());
     tasks.spawn(async move {
         raft_stop.cancelled().await;
-        let failed = {
-            use openraft::async_runtime::watch::WatchReceiver as _;
-            let metrics = raft.metrics();
-            metrics.borrow_watched().running_state.clone().err()
-        };
+        let failed = handle::look(&raft, |seen| seen.fatal());
         raft.shutdown().await.context("consensus did not end")?;
         let removed = stopping.is_removed();
         flush(stopping).await?;
@@ -202,27 +200,6 @@ async fn open_disk(root: PathBuf, metrics: Metrics) -> anyhow::Result<(State, Lo
         Ok::<_, anyhow::Error>((state, log))
     });
     opened.await?
-}
-
-pub(crate) fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Config> {
-    let raft = openraft::Config {
-        cluster_name: format!("balsa-{cluster_id:x}"),
-        heartbeat_interval: config.heartbeat_interval,
-        election_timeout_min: config.election_timeout,
-        election_timeout_max: 2 * config.election_timeout,
-        install_snapshot_timeout: 60_000,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_count),
-        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
-        replication_lag_threshold: config.snapshot_count.max(config.snapshot_catchup_entries),
-        purge_batch_size: 256.min(config.snapshot_count),
-        max_payload_entries: 512,
-        enable_pre_vote: Some(true),
-        broadcast_submitted_on_append: Some(true),
-        // Followers may hold entries of ours that our own disk lost: in the same term they would be given out twice.
-        enable_leader_restore: Some(false),
-        ..openraft::Config::default()
-    };
-    raft.validate().context("the consensus parameters do not fit together")
 }
 
 /// The first start of a cluster. Every member may do it, because all do the same; the first by name begins, so that
@@ -342,7 +319,9 @@ async fn serve_clients(
         .add_service(AuthServer::new(service.clone()))
         .add_service(ClusterServer::new(service.clone()))
         .add_service(MaintenanceServer::new(service.clone()));
-    let routes = Routes::from(http::routes(service, registry).merge(routes.into_axum_router()));
+    let services = routes.into_axum_router();
+    let gateway = gateway::routes(services.clone(), largest)?;
+    let routes = Routes::from(http::routes(service, registry).merge(gateway).merge(services));
     let mut builder = builder(None)?.accept_http1(true);
     let router = builder.add_routes(routes);
     let until = graceful(stop.clone());

@@ -18,6 +18,7 @@ use super::{Service, VERSION, snapshot, wrong_outcome};
 use crate::command::{Command, Outcome};
 use crate::disk::hash;
 use crate::error::Refusal;
+use crate::raft::handle;
 use crate::replica::applied::flag;
 
 fn size(bytes: u64) -> i64 {
@@ -49,12 +50,7 @@ impl Service {
     }
 
     fn state_of_member(&self) -> StatusResponse {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let (index, term) = {
-            let metrics = self.replica.raft().metrics();
-            let seen = metrics.borrow_watched();
-            (seen.local_committed.map_or(0, |id| id.index()), seen.current_term)
-        };
+        let (index, term) = handle::look(self.replica.raft(), |seen| (seen.committed(), seen.leader().1));
         let leader = self.replica.leadership().borrow().leader;
         let (total, live) = self.replica.state().size();
         let ledger = self.replica.applied().ledger();

@@ -48,6 +48,10 @@ fn do_put(writer: &mut Writer<'_, impl View>, request: PutRequest) -> Result<Put
 
 /// A put by itself.
 pub fn put(writer: &mut Writer<'_, impl View>, request: PutRequest) -> Result<PutResponse, Refusal> {
+    // Here etcd looks for the lease first, in a transaction for the key.
+    if request.lease != 0 && writer.lease(request.lease)?.is_none() {
+        return Err(Refusal::LeaseNotFound);
+    }
     check_put(writer, &request)?;
     do_put(writer, request)
 }

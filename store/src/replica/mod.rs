@@ -22,7 +22,6 @@ use balsa_proto::etcd::etcdserverpb::{
 use balsa_proto::raft::forward_request::Kind;
 use balsa_proto::store::{MemberChange, MemberChanged};
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use parking_lot::RwLock;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
@@ -42,6 +41,7 @@ use crate::error::{Fault, Refusal};
 use crate::ledger::Who;
 use crate::metrics::Metrics;
 use crate::raft::network::Network;
+use crate::raft::handle::{self, Confirm};
 use crate::raft::{Members, Raft};
 use crate::rt::{self, watch};
 use crate::watch::hub::Hub;
@@ -216,10 +216,7 @@ impl Replica {
 
     /// The log here: the last index that was cut off (0 if none), and the newest.
     pub fn log_indexes(&self) -> (u64, u64) {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
-        (seen.purged.map_or(0, |id| id.index()), seen.last_log_index.unwrap_or(0))
+        handle::look(&self.raft, |seen| seen.log())
     }
 
     /// What was applied.
@@ -244,18 +241,9 @@ impl Replica {
 
     /// What a replica that is to join is told.
     pub fn description(&self) -> Description {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
-        let committed = &seen.committed_membership_config;
-        match committed.log_id() {
-            Some(agreed) => Description {
-                cluster_id: self.cluster_id,
-                members: committed.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
-                agreed: agreed.index(),
-            },
-            None => Description { cluster_id: self.cluster_id, members: self.membership().peers.clone(), agreed: 0 },
-        }
+        let agreed = handle::look(&self.raft, |seen| seen.agreed_members());
+        let (members, agreed) = agreed.unwrap_or_else(|| (self.membership().peers.clone(), 0));
+        Description { cluster_id: self.cluster_id, members, agreed }
     }
 
     /// A header at `revision`.
@@ -282,7 +270,7 @@ impl Replica {
                 }
             }
             Ok(Kind::ReadIndex) => {
-                let read = self.read_index_here(ReadPolicy::ReadIndex);
+                let read = self.read_index_here(Confirm::Round);
                 let index = tokio::time::timeout_at(deadline, read).await.map_err(|_| Refusal::Timeout)??;
                 Ok(balsa_proto::raft::LogId { term: self.leadership.borrow().term, index }.encode_to_vec().into())
             }
@@ -309,15 +297,13 @@ impl Replica {
 
     /// Publishes who leads, and stops the replica when consensus has stopped.
     async fn follow_raft(self: Arc<Self>) {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let mut metrics = self.raft.metrics();
+        let mut consensus = handle::Follow::new(&self.raft);
         let (mut membership, mut belonged) = (None, false);
         loop {
-            let (now, running, committed, agreed, belongs) = {
-                let seen = metrics.borrow_watched();
-                let now = Leadership { leader: seen.current_leader, term: seen.current_term };
-                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), *seen.membership_config.log_id(), seen.committed_membership_config.get_node(&self.id).is_some())
-            };
+            let ((leader, term), fatal, committed, agreed, belongs) = consensus.look(|seen| {
+                (seen.leader(), seen.fatal(), seen.committed(), seen.members_at(), seen.is_agreed(self.id))
+            });
+            let now = Leadership { leader, term };
             if belonged && !belongs {
                 return self.leave();
             }
@@ -341,9 +327,9 @@ impl Replica {
                 let leader = now.leader.and_then(|id| membership.peers.get(&id)).map(ToString::to_string);
                 tracing::info!(leader, term = now.term, "leadership");
             }
-            if let Err(fatal) = running {
+            if let Some(fatal) = fatal {
                 if !self.stop.is_cancelled() {
-                    tracing::error!(%fatal, "consensus has stopped; this replica stops");
+                    tracing::error!(fatal, "consensus has stopped; this replica stops");
                 }
                 self.stop.cancel();
                 return;
@@ -351,7 +337,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                changed = metrics.changed() => if changed.is_err() {
+                changed = consensus.changed() => if !changed {
                     self.stop.cancel();
                     return;
                 },

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_process::tls::TlsIdentity;
-use openraft::async_runtime::watch::WatchReceiver as _;
 
 use super::{Description, Replica};
-use crate::raft::network;
+use crate::raft::{handle, network};
 
 /// How often it asks.
 const ROUND: Duration = Duration::from_secs(1);
@@ -23,11 +22,7 @@ fn is_removed(id: u64, cluster_id: u64, known: u64, described: &Description) -> 
 impl Replica {
     /// The log index of the newest membership that this replica has, committed or not, if it is in it.
     fn belongs_since(&self) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
-        let config = &seen.membership_config;
-        config.get_node(&self.id)?;
-        config.log_id().map(|id| id.index())
+        handle::look(&self.raft, |seen| seen.belongs_since(self.id))
     }
 
     /// Stops the replica when the others say that it was removed.

@@ -8,6 +8,7 @@ mod beside_etcd;
 mod cluster;
 mod damage;
 mod faults;
+mod gateway;
 #[path = "../history/mod.rs"]
 mod history;
 mod http;

@@ -214,9 +214,13 @@ impl Notes {
         eventually("calls are answered", async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())).await;
     }
 
-    /// Ends [`Self::work`] and writes [`END`]; for the watchers.
-    pub async fn end(&self, urls: &[String]) {
+    /// Ends [`Self::work`].
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes [`END`], for the watchers; nobody may be at work.
+    pub async fn end(&self, urls: &[String]) {
         let end = Call::one(Op::Put { key: END.to_owned(), value: "end".to_owned(), lease: 0 });
         let mut turn = 0;
         eventually("the end is written", async || {
