@@ -1,5 +1,6 @@
 //! A member that was away when it was removed hears of it from nobody: the others do not call it any more. So, while
-//! it hears of no leader, it asks those that it knows who the members are.
+//! it follows and nothing is committed, it asks those that it knows who the members are. (Whether there is a leader
+//! says nothing: who has voted for one takes it for the leader until there is another.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use balsa_process::tls::TlsIdentity;
 use super::{Description, Replica};
 use crate::raft::{handle, network};
 
-/// How often it asks.
-const ROUND: Duration = Duration::from_secs(1);
+/// How soon after the start it asks, and how often then.
+const FIRST: Duration = Duration::from_secs(2);
+const ROUND: Duration = Duration::from_secs(10);
 
 /// Whether member `id`, who knows itself to be one by a membership at the log index `known`, was removed, as another
 /// member's description has it. A membership that was agreed on later and is without it says so: ids are never given
@@ -27,11 +29,18 @@ impl Replica {
 
     /// Stops the replica when the others say that it was removed.
     pub async fn notice_removal(self: Arc<Self>, identity: Option<TlsIdentity>) {
+        let committed = || handle::look(&self.raft, |seen| seen.committed());
+        let (mut known, mut round) = (committed(), FIRST);
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = self.leaderless() => {}
+                () = tokio::time::sleep(round) => {}
+            }
+            round = ROUND;
+            let before = std::mem::replace(&mut known, committed());
+            if self.leads() || known != before {
+                continue;
             }
             let membership = self.membership();
             let others = membership.peers.iter().filter(|(other, _)| **other != self.id);
@@ -44,7 +53,6 @@ impl Replica {
                     Err(status) => tracing::debug!(url, %status, "a peer does not say who the members are"),
                 }
             }
-            tokio::time::sleep(ROUND).await;
         }
     }
 

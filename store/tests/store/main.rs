@@ -6,6 +6,7 @@
 mod auth;
 mod beside_etcd;
 mod cluster;
+mod counts;
 mod damage;
 mod faults;
 mod gateway;

@@ -103,6 +103,8 @@ async fn a_damaged_replica_is_found_out_before_it_serves_or_by_the_leader() {
     cluster.configs[victim].initial_corrupt_check = true;
     cluster.halt(victim).await;
     cluster.run(victim).await;
+    let mut at_victim = Client::new(&cluster.url(victim));
+    eventually("it has caught up", async || at_victim.get("k9").await.ok().flatten()).await;
     cluster.halt(victim).await;
     damage(&cluster.configs[victim], b"k5");
     eventually("it refuses to start", async || {
@@ -114,7 +116,6 @@ async fn a_damaged_replica_is_found_out_before_it_serves_or_by_the_leader() {
     // Unasked it serves what it has, until the leader compares.
     cluster.configs[victim].initial_corrupt_check = false;
     cluster.run(victim).await;
-    let mut at_victim = Client::new(&cluster.url(victim));
     let read = eventually("it answers", async || at_victim.get("k5").await.ok()).await;
     assert_eq!(read.as_deref(), Some("damaged"));
     for number in 0..3 {
