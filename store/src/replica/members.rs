@@ -41,21 +41,29 @@ impl Replica {
         self.members.read().clone()
     }
 
-    /// Takes over what the log says, if it says anything yet.
+    /// Takes over what the log says, if it says anything yet. Only what is committed is told to anybody: a change that
+    /// is not may be undone by another leader. Where members are reached is used at once, or a majority of which one
+    /// has moved could never commit that it did.
     pub(super) fn learn_membership(&self) {
-        let now = {
+        let (now, newest) = {
             let metrics = self.raft.metrics();
             let seen = metrics.borrow_watched();
-            let config = &seen.membership_config;
-            let peers: Members = config.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
-            let mut voters: Vec<u64> = config.voter_ids().collect();
+            let (committed, newest) = (&seen.committed_membership_config, &seen.membership_config);
+            #[cfg(test)]
+            let committed = if crate::sim::broken(crate::sim::Mutation::TellUncommitted) { newest } else { committed };
+            let mut voters: Vec<u64> = committed.voter_ids().collect();
             voters.sort_unstable();
-            Membership { peers, voters }
+            let of = |config: &crate::raft::Membership| -> Members {
+                config.nodes().map(|(id, peer)| (*id, peer.clone())).collect()
+            };
+            (Membership { peers: of(committed), voters }, of(newest))
         };
+        if !newest.is_empty() {
+            self.network.addressed(&newest);
+        }
         if now.peers.is_empty() || *self.members.read().as_ref() == now {
             return;
         }
-        self.network.addressed(&now.peers);
         self.applied.set_flag(flag::LEARNER, now.is_learner(self.id));
         let names: Vec<String> = now.peers.values().map(ToString::to_string).collect();
         tracing::info!(members = names.join(", "), voters = now.voters.len(), "membership");

@@ -148,21 +148,15 @@ impl Replica {
         }
     }
 
-    /// While this replica leads, makes voters of those that were added as such and have caught up.
-    pub(super) async fn promote_joining(self: Arc<Self>) {
+    /// While this replica leads, makes voters of those that were added as such and have caught up, and finishes what a
+    /// leader before it began: between two memberships a majority of both is needed, and openraft leaves it at that
+    /// when whoever asked for the change is gone.
+    pub(super) async fn finish_changes(self: Arc<Self>) {
         loop {
-            let ready: Vec<u64> = {
-                let (membership, metrics) = (self.membership(), self.raft.metrics());
-                let seen = metrics.borrow_watched();
-                let last = seen.last_log_index.unwrap_or(0);
-                let close = |id: &u64| {
-                    let matched = seen.replication.as_ref().and_then(|known| known.get(id)).and_then(Option::as_ref);
-                    matched.is_some_and(|matched| matched.index() + CLOSE >= last)
-                };
-                let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
-                joining.map(|(id, _)| *id).filter(close).collect()
-            };
-            for id in ready.into_iter().filter(|_| self.leads()) {
+            if self.leads() {
+                self.finish_half_done().await;
+            }
+            for id in self.caught_up().into_iter().filter(|_| self.leads()) {
                 let deadline = Instant::now() + self.config.request_timeout();
                 let _one_at_a_time = self.reconfiguring.lock().await;
                 match self.reconfigure(Wanted::AddVoterIds(BTreeSet::from([id])), deadline).await {
@@ -174,6 +168,47 @@ impl Replica {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(JOINING_ROUND) => {}
+            }
+        }
+    }
+
+    /// Those that were added as voters, do not vote yet, and have caught up.
+    fn caught_up(&self) -> Vec<u64> {
+        let (membership, metrics) = (self.membership(), self.raft.metrics());
+        let seen = metrics.borrow_watched();
+        let last = seen.last_log_index.unwrap_or(0);
+        let close = |id: &u64| {
+            #[cfg(test)]
+            if crate::sim::broken(crate::sim::Mutation::JoinWithoutCatchUp) {
+                return true;
+            }
+            let matched = seen.replication.as_ref().and_then(|known| known.get(id)).and_then(Option::as_ref);
+            matched.is_some_and(|matched| matched.index() + CLOSE >= last)
+        };
+        let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
+        joining.map(|(id, _)| *id).filter(close).collect()
+    }
+
+    fn is_between_memberships(&self) -> bool {
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::LeaveJoint) {
+            return false;
+        }
+        self.raft.metrics().borrow_watched().membership_config.get_joint_config().len() > 1
+    }
+
+    /// A change of nothing goes on to the newer of two memberships.
+    async fn finish_half_done(&self) {
+        if !self.is_between_memberships() {
+            return;
+        }
+        let deadline = Instant::now() + self.config.request_timeout();
+        // Whoever changes the members now finishes it.
+        let _one_at_a_time = self.reconfiguring.lock().await;
+        if self.is_between_memberships() {
+            match self.reconfigure(Wanted::AddVoterIds(BTreeSet::new()), deadline).await {
+                Ok(()) => tracing::info!("a change of the membership was finished"),
+                Err(status) => tracing::debug!(%status, "a change of the membership is not finished yet"),
             }
         }
     }

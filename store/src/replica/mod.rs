@@ -121,7 +121,7 @@ impl Replica {
         rt::spawn(replica.clone().confirm_reads(waiting));
         rt::spawn(replica.clone().follow_raft());
         rt::spawn(replica.clone().publish());
-        rt::spawn(replica.clone().promote_joining());
+        rt::spawn(replica.clone().finish_changes());
         rt::spawn(replica.clone().watch_quota());
         replica
     }
@@ -278,7 +278,7 @@ impl Replica {
             let (now, running, committed, agreed, belongs) = {
                 let seen = metrics.borrow_watched();
                 let now = Leadership { leader: seen.current_leader, term: seen.current_term };
-                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), *seen.membership_config.log_id(), seen.committed_membership_config.get_node(&self.id).is_some())
+                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), (*seen.membership_config.log_id(), *seen.committed_membership_config.log_id()), seen.committed_membership_config.get_node(&self.id).is_some())
             };
             if belonged && !belongs {
                 tracing::error!("this member was removed from the cluster; it stops");
