@@ -70,6 +70,20 @@ impl Replica {
         *self.members.write() = Arc::new(now);
     }
 
+    /// Takes over who the members are as of everything that is applied here: consensus tells of them only a moment
+    /// after it had an entry applied.
+    pub async fn await_membership(&self) {
+        let applied = self.hub().applied().borrow().index;
+        let mut metrics = self.raft.metrics();
+        let told = |committed: Option<crate::raft::LogId>| committed.map_or(0, |id| id.index()) >= applied;
+        while !told(metrics.borrow_watched().local_committed) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+        self.learn_membership();
+    }
+
     /// As clients see them.
     pub fn member_list(&self) -> Vec<Member> {
         let (membership, ledger) = (self.membership(), self.applied.ledger());
