@@ -71,6 +71,13 @@ impl Replica {
             Ok(guard) => guard,
             Err(_) => return Err(Refusal::Timeout.into()),
         };
+        // A leader that was just elected does not know yet what is committed: it would refuse a member as unknown.
+        let known = async {
+            self.linearize().await?;
+            self.await_membership().await;
+            Ok::<_, Status>(())
+        };
+        tokio::time::timeout_at(deadline, known).await.map_err(|_| Refusal::Timeout)??;
         let (roll, last) = self.roll();
         let strict = self.config.strict_reconfig_check;
         let (id, wanted) = match change.change.ok_or_else(|| Status::invalid_argument("a change of nothing"))? {
