@@ -11,6 +11,10 @@ mod cluster_tests;
 pub mod common;
 pub mod config;
 pub mod deployment;
+pub mod disruption;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbage_collector;
 pub mod manager;
 pub mod metrics;
@@ -19,6 +23,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod runtime;
 pub mod service_account;
 #[cfg(test)]

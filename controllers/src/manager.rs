@@ -1,11 +1,11 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
 //! Running: ReplicaSet, ReplicationController, Deployment, node life cycle, taint eviction, node IPAM, pod garbage,
-//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references.
+//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references,
+//! EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and ResourceQuota status.
 //!
-//! Not there yet: Job, CronJob, StatefulSet, DaemonSet, EndpointSlices and Endpoints, HorizontalPodAutoscaler,
-//! PodDisruptionBudget, volume binding and provisioning, ResourceQuota status, TTL after finished, ClusterRole
-//! aggregation, certificate signing.
+//! Not there yet: Job, CronJob, StatefulSet, DaemonSet, HorizontalPodAutoscaler, volume binding and provisioning, TTL
+//! after finished, ClusterRole aggregation, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::deployment::Deployments;
+use crate::disruption::Disruption;
+use crate::endpoints::EndpointsController;
+use crate::endpointslice::EndpointSlices;
+use crate::endpointslice_mirroring::Mirroring;
 use crate::garbage_collector::GarbageCollector;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -31,6 +35,7 @@ use crate::node_ipam::NodeIpam;
 use crate::node_lifecycle::{NodeLifecycle, TaintEviction};
 use crate::pod_gc::PodGc;
 use crate::replicaset::{Controller, ReplicaSets, ReplicationControllers};
+use crate::resource_quota::ResourceQuotas;
 use crate::runtime::Context;
 use crate::service_account::NamespaceDefaults;
 
@@ -58,6 +63,11 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
             "namespace-defaults",
             Box::new(move |context, stop| Box::pin(NamespaceDefaults::run(context, root_ca.clone(), stop))),
         ),
+        ("endpointslice", Box::new(|context, stop| Box::pin(EndpointSlices::run(context, stop)))),
+        ("endpointslice-mirroring", Box::new(|context, stop| Box::pin(Mirroring::run(context, stop)))),
+        ("endpoints", Box::new(|context, stop| Box::pin(EndpointsController::run(context, stop)))),
+        ("disruption", Box::new(|context, stop| Box::pin(Disruption::run(context, stop)))),
+        ("resourcequota", Box::new(|context, stop| Box::pin(ResourceQuotas::run(context, stop)))),
         ("garbage-collector", Box::new(|context, stop| Box::pin(GarbageCollector::run(context, stop)))),
     ]
 }
