@@ -12,6 +12,7 @@ pub mod common;
 pub mod config;
 pub mod deployment;
 pub mod garbage_collector;
+pub mod job;
 pub mod manager;
 pub mod metrics;
 pub mod namespace;
