@@ -220,7 +220,7 @@ proptest! {
         let rules = || plan.chains.values().flatten();
         let mut named: BTreeSet<&str> = plan.fronts.values().chain(plan.node_ports.values()).chain(plan.guarded.values()).map(String::as_str).collect();
         for rule in rules() {
-            named.extend(rule.split(["{", "}", ",", " "]).filter(|word| word.contains('/') && !word.starts_with(|c: char| c.is_ascii_digit() || c == '@')));
+            named.extend(rule.split(['{', '}', ',', ' ']).filter(|word| word.contains('/') && !word.starts_with(|c: char| c.is_ascii_digit() || c == '@')));
         }
         let there: BTreeSet<&str> = plan.chains.keys().map(String::as_str).collect();
         prop_assert!(named.is_subset(&there), "{:?}", named.difference(&there).collect::<Vec<_>>());
