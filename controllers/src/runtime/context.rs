@@ -4,6 +4,7 @@ use balsa_client::events::{EventRecorder, EventType};
 use balsa_client::informer::{Informer, Scope};
 use balsa_client::{Cause, Client, Object, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
@@ -60,6 +61,8 @@ pub struct Context {
     pub replication_controllers: Informer<ReplicationController>,
     /// All Deployments.
     pub deployments: Informer<Deployment>,
+    /// All Jobs.
+    pub jobs: Informer<Job>,
     /// All namespaces.
     pub namespaces: Informer<Namespace>,
     /// ServiceAccounts named `default`.
@@ -96,6 +99,7 @@ impl Context {
             replica_sets: Informer::start(client.clone(), Scope::all(), stop.clone()),
             replication_controllers: Informer::start(client.clone(), Scope::all(), stop.clone()),
             deployments: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            jobs: Informer::start(client.clone(), Scope::all(), stop.clone()),
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
