@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::engine::{ColumnFamilyDescriptor, DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{engine, files, options};
+use super::{engine, files, options, torn};
 use super::view::family;
 use crate::error::Fault;
 
@@ -56,11 +56,25 @@ pub struct Synced {
 impl LogDisk {
     /// Opens the log under `root`, or makes an empty one. `observe` is told of every sync.
     pub fn open(root: &Path, observe: impl Fn(Synced) + Send + 'static) -> Result<Self, Fault> {
-        let families = [ColumnFamilyDescriptor::new(ENTRIES, options::log_family())];
         let dir = root.join("log");
         files::make_dir(&dir)
             .map_err(|error| Fault(format!("cannot make the directory {}: {error}", dir.display())))?;
-        let db = DB::open_cf_descriptors(&options::log(), &dir, families).map_err(|error| {
+        let open = || {
+            let families = [ColumnFamilyDescriptor::new(ENTRIES, options::log_family())];
+            DB::open_cf_descriptors(&options::log(), &dir, families)
+        };
+        let opened = match open() {
+            // Whether it is damage or the last write, which a crash tore so that RocksDB cannot tell.
+            Err(error) => match torn::mend(&dir) {
+                Ok(Some(bytes)) => {
+                    tracing::warn!(bytes, "the last write to the raft log was torn, and was cut off");
+                    open()
+                }
+                _ => Err(error),
+            },
+            opened => opened,
+        };
+        let db = opened.map_err(|error| {
             Fault(format!("cannot open the raft log in {}: {error} (a torn tail would have been cut)", dir.display()))
         })?;
         let db = Arc::new(db);

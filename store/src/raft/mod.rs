@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod founding;
+pub mod handle;
 pub mod log_store;
 #[cfg(not(test))]
 pub mod network;
@@ -13,6 +14,7 @@ pub mod network;
 pub mod network;
 pub mod runtime;
 pub mod server;
+pub mod settings;
 pub mod state_machine;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::Member;
 use balsa_proto::store::Attributes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::Instant;
 
 use super::Replica;
@@ -14,7 +13,7 @@ use super::applied::flag;
 use super::reconfigure::{Known, Roll};
 use crate::command::Command;
 use crate::ledger;
-use crate::raft::{Members, Peer};
+use crate::raft::{Members, Peer, handle};
 
 /// How lately the leader must have heard of a member for it to count as reachable; etcd's figure.
 const HEALTHY: Duration = Duration::from_secs(5);
@@ -43,15 +42,8 @@ impl Replica {
 
     /// Takes over what the log says, if it says anything yet.
     pub(super) fn learn_membership(&self) {
-        let now = {
-            let metrics = self.raft.metrics();
-            let seen = metrics.borrow_watched();
-            let config = &seen.membership_config;
-            let peers: Members = config.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
-            let mut voters: Vec<u64> = config.voter_ids().collect();
-            voters.sort_unstable();
-            Membership { peers, voters }
-        };
+        let (peers, voters) = handle::look(&self.raft, |seen| seen.members());
+        let now = Membership { peers, voters };
         if now.peers.is_empty() || *self.members.read().as_ref() == now {
             return;
         }
@@ -81,23 +73,21 @@ impl Replica {
     /// What the leader knows of the members, and its newest log index.
     pub(super) fn roll(&self) -> (Roll, u64) {
         let members = self.member_list();
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
+        let consensus = handle::Follow::new(&self.raft);
         let mut roll = BTreeMap::new();
         for member in members {
-            let heard = seen.heartbeat.as_ref().and_then(|heard| heard.get(&member.id)).and_then(Option::as_ref);
-            let matched = seen.replication.as_ref().and_then(|known| known.get(&member.id)).and_then(Option::as_ref);
+            let (heard, matched) = consensus.look(|seen| (seen.heard(member.id), seen.matched(member.id)));
             let me = member.id == self.id;
             let known = Known {
                 learner: member.is_learner,
                 started: !member.name.is_empty(),
-                reachable: me || heard.is_some_and(|at| at.elapsed() < HEALTHY),
-                matched: matched.map_or(0, |id| id.index()),
+                reachable: me || heard.is_some_and(|ago| ago < HEALTHY),
+                matched: matched.unwrap_or(0),
                 peer_urls: member.peer_ur_ls,
             };
             roll.insert(member.id, known);
         }
-        (roll, seen.last_log_index.unwrap_or(0))
+        (roll, consensus.look(|seen| seen.log().1))
     }
 
     /// Tells the cluster this member's name and client URLs, unless it knows them.

@@ -111,6 +111,11 @@ fn naive(all: &[KeyValue], request: &etcd::RangeRequest) -> (Vec<KeyValue>, i64,
         within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
             && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
     });
+    let filters = [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    if request.sort_order == SortOrder::None as i32 && request.limit > 0 && filters == [0; 4] {
+        // Without an order only as many keys are looked at as are asked for, and one.
+        kvs.truncate(usize::try_from(request.limit).unwrap() + 1);
+    }
     let by = |a: &KeyValue, b: &KeyValue| -> Ordering {
         match SortTarget::try_from(request.sort_target).unwrap() {
             SortTarget::Key => a.key.cmp(&b.key),

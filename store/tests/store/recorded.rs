@@ -30,6 +30,8 @@ pub struct Notes {
     events: Mutex<Vec<Event>>,
     acknowledged: AtomicUsize,
     stop: AtomicBool,
+    /// How much longer values are than they have to be.
+    padding: usize,
 }
 
 /// Numbers that look random, the same every time.
@@ -126,6 +128,11 @@ async fn perform(client: &mut Client, call: &Call) -> Result<Outcome, Status> {
 }
 
 impl Notes {
+    /// Of clients whose values are long.
+    pub fn padded(padding: usize) -> Self {
+        Self { padding, ..Self::default() }
+    }
+
     fn tick(&self) -> u64 {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
@@ -165,7 +172,7 @@ impl Notes {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let (key, value) = (format!("k{}", numbers.below(5)), format!("c{number}-{turn}"));
+            let (key, value) = (format!("k{}", numbers.below(5)), format!("c{number}-{turn}{:.<1$}", "", self.padding));
             let all = Op::Range { from: "k".to_owned(), to: "l".to_owned() };
             let put = Op::Put { key: key.clone(), value, lease: 0 };
             let call = match numbers.below(10) {
@@ -207,9 +214,13 @@ impl Notes {
         eventually("calls are answered", async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())).await;
     }
 
-    /// Ends [`Self::work`] and writes [`END`]; for the watchers.
-    pub async fn end(&self, urls: &[String]) {
+    /// Ends [`Self::work`].
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes [`END`], for the watchers; nobody may be at work.
+    pub async fn end(&self, urls: &[String]) {
         let end = Call::one(Op::Put { key: END.to_owned(), value: "end".to_owned(), lease: 0 });
         let mut turn = 0;
         eventually("the end is written", async || {
