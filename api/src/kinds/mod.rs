@@ -6,12 +6,14 @@ pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod config;
+pub mod csi;
 mod definition;
 pub mod dra;
 pub mod event;
 pub mod flowcontrol;
 pub mod lease;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod pod;
 pub mod policy;
@@ -58,6 +60,14 @@ const OWN: &[&Definition] = &[
     &storage::PERSISTENT_VOLUME,
     &storage::PERSISTENT_VOLUME_CLAIM,
     &storage::STORAGE_CLASS,
+    &csi::CSI_NODE,
+    &csi::CSI_DRIVER,
+    &csi::VOLUME_ATTACHMENT,
+    &csi::CSI_STORAGE_CAPACITY,
+    &csi::VOLUME_ATTRIBUTES_CLASS,
+    &networking::NETWORK_POLICY,
+    &networking::INGRESS,
+    &networking::INGRESS_CLASS,
     &policy::POD_DISRUPTION_BUDGET,
     &policy::PRIORITY_CLASS,
     &policy::LIMIT_RANGE,
