@@ -3,6 +3,7 @@
 //! A plug-in's decision is a pure function over the object and what was looked up for it; the looking-up is here.
 
 pub mod certificates;
+pub mod claim_status;
 pub mod device_admin;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
@@ -90,6 +91,7 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
         }
         pod_security::admit(api, review, object).await?;
         certificates::admit(api, review, object)?;
+        claim_status::admit(api, review, object)?;
         device_admin::admit(api, review, object).await?;
     }
     if review.operation == Operation::Create || pod_resize::is_resize(review) {
