@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apiextensions;
 pub mod cursor;
 pub mod decode;
 pub mod duration;

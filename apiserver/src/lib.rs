@@ -8,6 +8,7 @@
 //! | [`pipeline`] | default → admit → validate → one store transaction |
 //! | [`aggregation`] | parts of the API that servers in the cluster serve |
 //! | [`admission`] | what the cluster has to say about a write |
+//! | [`apiextensions`] | custom resources: kinds that come and go |
 //! | [`allocation`] | which Service has which address and node port |
 //! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
 //! | [`watch_cache`] | present state and recent events, for lists and watches |
@@ -20,6 +21,7 @@
 pub mod admission;
 pub mod aggregation;
 pub mod allocation;
+pub mod apiextensions;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -94,6 +96,8 @@ pub async fn run_on(
         store: store.clone(),
         authorizer: Authorizer::new(caches.clone()),
         caches: caches.clone(),
+        kinds: Arc::new(apiextensions::Kinds::new(caches.clone())),
+        converter: Arc::default(),
         signer: Arc::new(signer),
         settings: Settings {
             name: config.name.clone(),
@@ -108,6 +112,7 @@ pub async fn run_on(
     tokio::spawn(compactor::run(store, compactor::EVERY, stop.clone()));
     tokio::spawn(bootstrap::run(api.clone(), stop.clone()));
     tokio::spawn(allocation::repair::run(api.clone(), stop.clone()));
+    tokio::spawn(apiextensions::controller::run(api.clone(), stop.clone()));
     let rest = Arc::new(Rest {
         api: api.clone(),
         streaming: streaming::Streaming::new(identity.clone()),
@@ -116,6 +121,7 @@ pub async fn run_on(
         aggregation: Arc::new(aggregation::Aggregation::new(identity.clone())),
         address: config.listen.to_string(),
     });
+    rest.api.converter.reach_by(Box::new(rest::webhook::Hooks::new(&rest)));
     tokio::spawn(aggregation::keeper::run(rest.clone(), stop.clone()));
     let listened = SocketAddr::new(config.advertise_address.unwrap_or(config.listen.ip()), config.listen.port());
     if let Some(place) = presence::place(listened) {

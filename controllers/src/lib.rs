@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod garbage_collector;
+pub mod job;
 pub mod manager;
 pub mod metrics;
 pub mod namespace;

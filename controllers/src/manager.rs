@@ -1,11 +1,10 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
-//! Running: ReplicaSet, ReplicationController, Deployment, node life cycle, taint eviction, node IPAM, pod garbage,
+//! Running: ReplicaSet, ReplicationController, Deployment, Job and its time to live, node life cycle, taint eviction, node IPAM, pod garbage,
 //! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references,
 //! EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and ResourceQuota status.
 //!
-//! Not there yet: Job, CronJob, StatefulSet, DaemonSet, HorizontalPodAutoscaler, volume binding and provisioning, TTL
-//! after finished, ClusterRole aggregation, certificate signing.
+//! Not there yet: CronJob, StatefulSet, DaemonSet, HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +28,7 @@ use crate::endpoints::EndpointsController;
 use crate::endpointslice::EndpointSlices;
 use crate::endpointslice_mirroring::Mirroring;
 use crate::garbage_collector::GarbageCollector;
+use crate::job::{FinishedJobs, JobOrphans, Jobs};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::node_ipam::NodeIpam;
@@ -54,6 +54,9 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
             Box::new(|context, stop| Box::pin(Controller::<ReplicationControllers>::run(context, stop))),
         ),
         ("deployment", Box::new(|context, stop| Box::pin(Deployments::run(context, stop)))),
+        ("job", Box::new(|context, stop| Box::pin(Jobs::run(context, stop)))),
+        ("job-orphans", Box::new(|context, stop| Box::pin(JobOrphans::run(context, stop)))),
+        ("ttl-after-finished", Box::new(|context, stop| Box::pin(FinishedJobs::run(context, stop)))),
         ("node-lifecycle", Box::new(move |context, stop| Box::pin(NodeLifecycle::run(context, grace, stop)))),
         ("taint-eviction", Box::new(|context, stop| Box::pin(TaintEviction::run(context, stop)))),
         ("node-ipam", Box::new(move |context, stop| Box::pin(NodeIpam::run(context, cidr, stop)))),

@@ -108,7 +108,8 @@ async fn ask(config: &Config, flags: &Identity, tls: Option<&TlsIdentity>) -> an
     }
 }
 
-fn found(described: Description, own: &str) -> Result<Identity, String> {
+/// Who has the peer URL `own` among those who were described, as one that joins them.
+pub(crate) fn found(described: Description, own: &str) -> Result<Identity, String> {
     let Description { cluster_id, members, .. } = described;
     let me = members.iter().find(|(_, peer)| peer.peer_urls().iter().any(|url| url == own)).map(|(id, _)| *id);
     let id = me.ok_or_else(|| format!("no member has the peer URL {own}"))?;

@@ -1,12 +1,14 @@
 //! Every kind that is served: one place for each rule about it.
 
 pub mod address;
+pub mod admission;
 pub mod api_service;
 pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod config;
 pub mod csi;
+mod custom_resource_definition;
 mod definition;
 pub mod dra;
 pub mod event;
@@ -30,7 +32,7 @@ pub mod workload;
 
 use std::sync::OnceLock;
 
-pub use definition::Definition;
+pub use definition::{ALL_VERBS, Definition, NAME as NAME_COLUMN, SCALE};
 
 use crate::kind::Kind;
 
@@ -79,6 +81,7 @@ const OWN: &[&Definition] = &[
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::CLUSTER_ROLE_BINDING,
+    &custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
     &api_service::API_SERVICE,
     &certificates::CERTIFICATE_SIGNING_REQUEST,
     &flowcontrol::FLOW_SCHEMA,
@@ -96,6 +99,7 @@ pub fn all() -> &'static [&'static dyn Kind] {
     ALL.get_or_init(|| {
         let mut all: Vec<&'static dyn Kind> = Vec::new();
         all.extend(OWN.iter().map(|kind| *kind as &dyn Kind));
+        all.extend(admission::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.extend(simple::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.extend(reviews::ALL.iter().map(|kind| *kind as &dyn Kind));
         all.sort_by_key(|kind| (kind.names().group, kind.names().plural, kind.names().version));

@@ -63,15 +63,5 @@ static CONTROLLER_REVISION: Definition = Definition {
     ..PLAIN
 };
 
-/// CustomResourceDefinition: none can be made yet, so the list is empty. kubectl asks for it before it says that a kind is
-/// unknown.
-static CUSTOM_RESOURCE_DEFINITION: Definition = Definition {
-    names: names!("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition",
-        ["crd", "crds"], ["api-extensions"]),
-    namespaced: false,
-    verbs: &["get", "list", "watch"],
-    ..PLAIN
-};
-
 /// All of them.
-pub const ALL: &[&Definition] = &[&POD_TEMPLATE, &CONTROLLER_REVISION, &CUSTOM_RESOURCE_DEFINITION];
+pub const ALL: &[&Definition] = &[&POD_TEMPLATE, &CONTROLLER_REVISION];

@@ -10,6 +10,7 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;

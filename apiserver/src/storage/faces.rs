@@ -25,7 +25,7 @@ fn face(kind: &dyn Kind) -> Option<Face> {
 }
 
 /// Group and plural under which the kind's objects lie.
-pub fn stored_as(kind: &dyn Kind) -> (&'static str, &'static str) {
+pub fn stored_as(kind: &dyn Kind) -> (&str, &str) {
     let names = kind.names();
     match face(kind) {
         Some(Face::NewEvent) => ("", "events"),
@@ -34,7 +34,7 @@ pub fn stored_as(kind: &dyn Kind) -> (&'static str, &'static str) {
 }
 
 /// Group and version that stored objects of the kind say they are of.
-pub fn stored_version(kind: &dyn Kind) -> (&'static str, &'static str) {
+pub fn stored_version(kind: &dyn Kind) -> (&str, &str) {
     let names = kind.names();
     match face(kind) {
         Some(Face::NewEvent) => ("", "v1"),
@@ -44,7 +44,7 @@ pub fn stored_version(kind: &dyn Kind) -> (&'static str, &'static str) {
 }
 
 /// Group and plural under which the kind's objects are cached: one cache for each face.
-pub fn cached_as(kind: &dyn Kind) -> (&'static str, &'static str) {
+pub fn cached_as(kind: &dyn Kind) -> (&str, &str) {
     let names = kind.names();
     match face(kind) {
         Some(Face::OldAutoscaler) => (names.group, "horizontalpodautoscalers.v1"),

@@ -4,6 +4,7 @@ use balsa_client::events::{EventRecorder, EventType};
 use balsa_client::informer::{Informer, Scope};
 use balsa_client::{Cause, Client, Object, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
@@ -14,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{Note, owners, pods};
+use super::definitions::{self, Definition};
 use crate::metrics::Metrics;
 
 /// Name of the index of pods by node, see [`Context::pods`].
@@ -59,6 +61,8 @@ pub struct Context {
     pub replication_controllers: Informer<ReplicationController>,
     /// All Deployments.
     pub deployments: Informer<Deployment>,
+    /// All Jobs.
+    pub jobs: Informer<Job>,
     /// All namespaces.
     pub namespaces: Informer<Namespace>,
     /// ServiceAccounts named `default`.
@@ -67,6 +71,8 @@ pub struct Context {
     pub root_cas: Informer<ConfigMap>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
+    /// Which custom resources there are.
+    pub definitions: Informer<Definition>,
     /// All Services.
     pub services: Informer<Service>,
     /// All Endpoints.
@@ -93,10 +99,12 @@ impl Context {
             replica_sets: Informer::start(client.clone(), Scope::all(), stop.clone()),
             replication_controllers: Informer::start(client.clone(), Scope::all(), stop.clone()),
             deployments: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            jobs: Informer::start(client.clone(), Scope::all(), stop.clone()),
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
             node_leases: Informer::start(client.clone(), leases, stop.clone()),
+            definitions: Informer::start_as(client.clone(), definitions::resource(), Scope::all(), stop.clone()),
             services: Informer::start(client.clone(), Scope::all(), stop.clone()),
             endpoints: Informer::start(client.clone(), Scope::all(), stop.clone()),
             endpoint_slices: Informer::start(client.clone(), Scope::all(), stop.clone()),

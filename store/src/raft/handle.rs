@@ -8,7 +8,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, LinearizableReadE
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{ChangeMembers, LinearizerOption, RaftMetrics, ReadPolicy};
 
-use super::{Members, Peer, Raft, TypeConfig};
+use super::{LogId, Members, Membership, Peer, Raft, TypeConfig};
 use crate::command::{Encoded, Outcome};
 use crate::error::Refusal;
 
@@ -38,29 +38,34 @@ impl Seen<'_> {
     }
 
     /// The members and those that vote, as the newest membership in the log has it, committed or not.
-    pub fn members(self) -> (Members, Vec<u64>) {
-        let config = &self.0.membership_config;
-        let mut voters: Vec<u64> = config.voter_ids().collect();
-        voters.sort_unstable();
-        (config.nodes().map(|(id, peer)| (*id, peer.clone())).collect(), voters)
+    pub fn newest_members(self) -> (Members, Vec<u64>) {
+        members(&self.0.membership_config)
     }
 
-    /// Term and index of that membership.
-    pub fn members_at(self) -> Option<(u64, u64)> {
-        self.0.membership_config.log_id().map(|id| (id.committed_leader_id().term, id.index()))
+    /// The same, of the membership that was agreed on last.
+    pub fn agreed_members(self) -> (Members, Vec<u64>) {
+        members(&self.0.committed_membership_config)
     }
 
-    /// The index of that membership, if this member is in it.
+    /// Where in the log the newest and the agreed membership are: they have changed when this has.
+    pub fn members_at(self) -> (Option<LogId>, Option<LogId>) {
+        (*self.0.membership_config.log_id(), *self.0.committed_membership_config.log_id())
+    }
+
+    /// Whether the newest membership is on its way from one to another, and needs a majority of both.
+    pub fn is_between_memberships(self) -> bool {
+        self.0.membership_config.get_joint_config().len() > 1
+    }
+
+    /// The index of the newest membership, if this member is in it.
     pub fn belongs_since(self, id: u64) -> Option<u64> {
         self.0.membership_config.get_node(&id)?;
-        self.members_at().map(|(_, index)| index)
+        self.members_at().0.map(|at| at.index())
     }
 
-    /// The members that were agreed on last, and at which index.
-    pub fn agreed_members(self) -> Option<(Members, u64)> {
-        let config = &self.0.committed_membership_config;
-        let index = config.log_id().map(|id| id.index())?;
-        Some((config.nodes().map(|(id, peer)| (*id, peer.clone())).collect(), index))
+    /// The index of the membership that was agreed on last.
+    pub fn agreed_at(self) -> Option<u64> {
+        self.members_at().1.map(|at| at.index())
     }
 
     /// Whether this member is among those that were agreed on last.
@@ -77,6 +82,12 @@ impl Seen<'_> {
     pub fn heard(self, id: u64) -> Option<Duration> {
         self.0.heartbeat.as_ref()?.get(&id)?.as_ref().map(|at| at.elapsed())
     }
+}
+
+fn members(config: &Membership) -> (Members, Vec<u64>) {
+    let mut voters: Vec<u64> = config.voter_ids().collect();
+    voters.sort_unstable();
+    (config.nodes().map(|(id, peer)| (*id, peer.clone())).collect(), voters)
 }
 
 /// Looks at how consensus stands.
@@ -150,6 +161,8 @@ pub enum Wanted {
     RemoveVoter(u64),
     /// One without goes.
     RemoveLearner(u64),
+    /// Nothing new: a change that was begun by another leader is brought to its end.
+    Settle,
 }
 
 impl Wanted {
@@ -159,6 +172,7 @@ impl Wanted {
             Self::Move(id, peer) => ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])),
             Self::Promote(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
             Self::RemoveVoter(id) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
+            Self::Settle => ChangeMembers::AddVoterIds(BTreeSet::new()),
             Self::RemoveLearner(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
         }
     }

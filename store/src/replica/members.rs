@@ -40,18 +40,41 @@ impl Replica {
         self.members.read().clone()
     }
 
-    /// Takes over what the log says, if it says anything yet.
+    /// Takes over what the log says, if it says anything yet. Only what is committed is told to anybody: a change that
+    /// is not may be undone by another leader. Where members are reached is used at once, or a majority of which one
+    /// has moved could never commit that it did.
     pub(super) fn learn_membership(&self) {
-        let (peers, voters) = handle::look(&self.raft, |seen| seen.members());
-        let now = Membership { peers, voters };
+        let (told, newest) = handle::look(&self.raft, |seen| {
+            #[cfg(test)]
+            if crate::sim::broken(crate::sim::Mutation::TellUncommitted) {
+                return (seen.newest_members(), seen.newest_members().0);
+            }
+            (seen.agreed_members(), seen.newest_members().0)
+        });
+        if !newest.is_empty() {
+            self.network.addressed(&newest);
+        }
+        let now = Membership { peers: told.0, voters: told.1 };
         if now.peers.is_empty() || *self.members.read().as_ref() == now {
             return;
         }
-        self.network.addressed(&now.peers);
         self.applied.set_flag(flag::LEARNER, now.is_learner(self.id));
         let names: Vec<String> = now.peers.values().map(ToString::to_string).collect();
         tracing::info!(members = names.join(", "), voters = now.voters.len(), "membership");
         *self.members.write() = Arc::new(now);
+    }
+
+    /// Takes over who the members are as of everything that is applied here: consensus tells of them only a moment
+    /// after it had an entry applied.
+    pub async fn await_membership(&self) {
+        let applied = self.hub().applied().borrow().index;
+        let mut consensus = handle::Follow::new(&self.raft);
+        while consensus.look(|seen| seen.committed()) < applied {
+            if !consensus.changed().await {
+                return;
+            }
+        }
+        self.learn_membership();
     }
 
     /// As clients see them.

@@ -66,6 +66,13 @@ impl Replica {
             Ok(guard) => guard,
             Err(_) => return Err(Refusal::Timeout.into()),
         };
+        // A leader that was just elected does not know yet what is committed: it would refuse a member as unknown.
+        let known = async {
+            self.linearize().await?;
+            self.await_membership().await;
+            Ok::<_, Status>(())
+        };
+        tokio::time::timeout_at(deadline, known).await.map_err(|_| Refusal::Timeout)??;
         let (roll, last) = self.roll();
         let strict = self.config.strict_reconfig_check;
         let (id, wanted) = match change.change.ok_or_else(|| Status::invalid_argument("a change of nothing"))? {
@@ -133,18 +140,15 @@ impl Replica {
         }
     }
 
-    /// While this replica leads, makes voters of those that were added as such and have caught up.
-    pub(super) async fn promote_joining(self: Arc<Self>) {
+    /// While this replica leads, makes voters of those that were added as such and have caught up, and finishes what a
+    /// leader before it began: between two memberships a majority of both is needed, and openraft leaves it at that
+    /// when whoever asked for the change is gone.
+    pub(super) async fn finish_changes(self: Arc<Self>) {
         loop {
-            let ready: Vec<u64> = {
-                let (membership, consensus) = (self.membership(), handle::Follow::new(&self.raft));
-                let close = |id: &u64| {
-                    consensus.look(|seen| seen.matched(*id).is_some_and(|matched| matched + CLOSE >= seen.log().1))
-                };
-                let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
-                joining.map(|(id, _)| *id).filter(close).collect()
-            };
-            for id in ready.into_iter().filter(|_| self.leads()) {
+            if self.leads() {
+                self.finish_half_done().await;
+            }
+            for id in self.caught_up().into_iter().filter(|_| self.leads()) {
                 let deadline = Instant::now() + self.config.request_timeout();
                 let _one_at_a_time = self.reconfiguring.lock().await;
                 match self.reconfigure(Wanted::Promote(id), deadline).await {
@@ -156,6 +160,44 @@ impl Replica {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(JOINING_ROUND) => {}
+            }
+        }
+    }
+
+    /// Those that were added as voters, do not vote yet, and have caught up.
+    fn caught_up(&self) -> Vec<u64> {
+        let (membership, consensus) = (self.membership(), handle::Follow::new(&self.raft));
+        let close = |id: &u64| {
+            #[cfg(test)]
+            if crate::sim::broken(crate::sim::Mutation::JoinWithoutCatchUp) {
+                return true;
+            }
+            consensus.look(|seen| seen.matched(*id).is_some_and(|matched| matched + CLOSE >= seen.log().1))
+        };
+        let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
+        joining.map(|(id, _)| *id).filter(close).collect()
+    }
+
+    fn is_between_memberships(&self) -> bool {
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::LeaveJoint) {
+            return false;
+        }
+        handle::look(&self.raft, |seen| seen.is_between_memberships())
+    }
+
+    /// A change of nothing goes on to the newer of two memberships.
+    async fn finish_half_done(&self) {
+        if !self.is_between_memberships() {
+            return;
+        }
+        let deadline = Instant::now() + self.config.request_timeout();
+        // Whoever changes the members now finishes it.
+        let _one_at_a_time = self.reconfiguring.lock().await;
+        if self.is_between_memberships() {
+            match self.reconfigure(Wanted::Settle, deadline).await {
+                Ok(()) => tracing::info!("a change of the membership was finished"),
+                Err(status) => tracing::debug!(%status, "a change of the membership is not finished yet"),
             }
         }
     }

@@ -128,7 +128,7 @@ impl Replica {
         rt::spawn(replica.clone().confirm_reads(waiting));
         rt::spawn(replica.clone().follow_raft());
         rt::spawn(replica.clone().publish());
-        rt::spawn(replica.clone().promote_joining());
+        rt::spawn(replica.clone().finish_changes());
         rt::spawn(replica.clone().watch_quota());
         replica
     }
@@ -241,7 +241,7 @@ impl Replica {
 
     /// What a replica that is to join is told.
     pub fn description(&self) -> Description {
-        let agreed = handle::look(&self.raft, |seen| seen.agreed_members());
+        let agreed = handle::look(&self.raft, |seen| seen.agreed_at().map(|at| (seen.agreed_members().0, at)));
         let (members, agreed) = agreed.unwrap_or_else(|| (self.membership().peers.clone(), 0));
         Description { cluster_id: self.cluster_id, members, agreed }
     }

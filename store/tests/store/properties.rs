@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use crate::history::model::State as Model;
 use crate::history::{Answer, Call, Compare, Op, Outcome};
-use crate::recorded::{comparison, seen, wanted};
+use crate::history::etcd::{seen, transaction};
 
 const KEYS: [&str; 6] = ["a", "aa", "ab", "b", "b\0", "c"];
 
@@ -66,11 +66,7 @@ fn command(call: &Call) -> Command {
     match call {
         Call::Grant(id) => Command::Grant(etcd::LeaseGrantRequest { id: *id, ttl: 5 }),
         Call::Revoke(id) | Call::Expire(id) => Command::Revoke(etcd::LeaseRevokeRequest { id: *id }),
-        Call::Txn { compare, then, otherwise } => Command::Txn(etcd::TxnRequest {
-            compare: compare.iter().map(comparison).collect(),
-            success: then.iter().map(wanted).collect(),
-            failure: otherwise.iter().map(wanted).collect(),
-        }),
+        Call::Txn { compare, then, otherwise } => Command::Txn(transaction(compare, then, otherwise)),
     }
 }
 

@@ -199,7 +199,7 @@ impl Api {
     async fn take_disruption(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         target: Target<'_>,
         budget: &str,
         dry_run: bool,
