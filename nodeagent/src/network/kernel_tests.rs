@@ -91,7 +91,7 @@ impl World {
         world.ip("node", "route add default via 192.0.2.1")?;
         let settings = "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables";
         run("ip", &["netns", "exec", &world.name("node"), "sh", "-c", settings], "")?;
-        world.nft("table ip probe { chain c { type nat hook output priority 0; } }\ndelete table ip probe\n")?;
+        world.nft("table ip probe {\n chain c {\n type nat hook output priority 0;\n }\n}\ndelete table ip probe\n")?;
         Ok(world)
     }
 
