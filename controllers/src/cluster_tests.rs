@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use balsa_api::meta::GroupVersionResource;
 use balsa_client::events::EventRecorder;
 use balsa_client::testing::FakeApi;
 use balsa_client::{ApiError, Cause, DeleteOptions};
@@ -275,4 +276,33 @@ async fn another_copy_takes_over_and_goes_on() {
     api.until("the pod is replaced", |api| (active(api).len() == 2).then_some(())).await;
     second.0.cancel();
     tokio::time::timeout(Duration::from_secs(15), second.1).await.expect("it ends").unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_resources_are_collected_as_others() {
+    let api = FakeApi::start().await;
+    for name in ["default", "doomed"] {
+        api.put(&namespace(name));
+    }
+    let leading = Leading::start(&api, "40s");
+    // The definition comes when the controllers run already.
+    let tabs = GroupVersionResource::new("example.com", "v1", "crontabs");
+    let definition = json!({"metadata": {"name": "crontabs.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "versions": [{"name": "v1", "served": true, "storage": true}]},
+        "status": {"acceptedNames": {"plural": "crontabs", "kind": "CronTab"}, "conditions": [{"type": "Established", "status": "True"}]}});
+    api.put_raw(&crate::runtime::definitions::resource(), definition);
+    let tab = |namespace: &str| json!({"apiVersion": "example.com/v1", "kind": "CronTab", "metadata": {"name": "owner", "namespace": namespace}});
+    let owner = api.put_raw(&tabs, tab("default"));
+    let owned: ConfigMap = typed(json!({"metadata": {"name": "owned", "namespace": "default", "ownerReferences": [
+        {"apiVersion": "example.com/v1", "kind": "CronTab", "name": "owner", "uid": owner["metadata"]["uid"]}]}}));
+    api.put(&owned);
+    let client = api.client("kubectl");
+    client.delete_raw(&tabs, "default", "owner", DeleteOptions::default(), &Cause::new("test")).await.unwrap();
+    api.until("what the custom resource owned is gone", |api| api.get::<ConfigMap>("default", "owned").is_none().then_some(())).await;
+    // A namespace takes its custom resources along.
+    api.put_raw(&tabs, tab("doomed"));
+    client.delete::<Namespace>("", "doomed", DeleteOptions::default(), &Cause::new("test")).await.unwrap();
+    api.until("the namespace is gone", |api| api.get::<Namespace>("", "doomed").is_none().then_some(())).await;
+    assert!(client.get_raw(&tabs, "doomed", "owner").await.is_err_and(|error| error.is_not_found()));
+    leading.end().await;
 }

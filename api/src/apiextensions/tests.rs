@@ -269,8 +269,8 @@ fn definitions_in_protobuf() {
     }
     let typed = |name: &str| field(5, name.as_bytes());
     let property = |name: &str, schema: &[u8]| field(29, &[field(1, name.as_bytes()), field(2, schema)].concat());
-    let map = [typed("object"), field(35, &field(2, &typed("integer")))].concat();
-    let open = [typed("object"), field(35, &[0x08, 0x01])].concat();
+    let map = [typed("object"), field(30, &field(2, &typed("integer")))].concat();
+    let open = [typed("object"), field(30, &[0x08, 0x01])].concat();
     let list = [typed("array"), field(24, &field(1, &typed("string")))].concat();
     let text = [typed("string"), field(8, &field(1, b"\"x\"")), field(44, &field(1, b"self != 'y'"))].concat();
     let schema = [typed("object"), property("m", &map), property("o", &open), property("l", &list), property("t", &text)].concat();
