@@ -57,6 +57,7 @@ impl Server {
             converter: Arc::default(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
             settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
+            hooks: crate::admission::hooks::Hooks::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
@@ -72,8 +73,9 @@ impl Server {
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let rest = Arc::new(rest);
-        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::rest::webhook::Hooks::new(&rest))));
+        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::apiextensions::convert::Posts(rest.dialer()))));
         tokio::spawn(crate::apiextensions::controller::run(rest.api.clone(), stop.clone()));
+        rest.api.hooks.set_dial(rest.dialer());
         Self { rest, store, _stop: stop.drop_guard() }
     }
 

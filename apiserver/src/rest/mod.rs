@@ -1,6 +1,7 @@
 //! The Kubernetes REST API: connections, identities, routing. What a request does is in [`resource`] and the pipeline.
 
 pub mod answer;
+pub mod connect;
 pub mod decode;
 pub mod discovery;
 pub mod misc;
@@ -10,7 +11,6 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
-pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,6 +149,7 @@ impl Rest {
             field_validation: field_validation(&query)?,
             now,
             warnings: Mutex::default(),
+            annotations: Mutex::default(),
         })
     }
 
