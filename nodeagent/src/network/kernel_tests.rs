@@ -231,9 +231,10 @@ fn services() -> (Vec<Service>, Vec<EndpointSlice>) {
 #[test]
 fn services_are_reached_from_everywhere() {
     let Some(world) = world() else { return };
-    for name in ["a", "b", "remote"] {
+    for name in ["a", "b", "remote", "node"] {
         world.serve(name, 8080);
     }
+    world.ip("node", "addr add 10.96.0.10/32 dev lo").unwrap();
     let (services, slices) = services();
     let plan = planned(&services, &slices);
     world.nft(&base()).unwrap();
@@ -263,6 +264,9 @@ fn services_are_reached_from_everywhere() {
         ("a", "192.0.2.2:30084", "remote 10.244.1.2"),
         ("node", "192.0.2.2:30084", "remote 10.244.2.1"),
         ("outside", "198.51.100.1:80", "b 10.244.1.1"),
+        // What the node answers itself, as it does for the cluster's DNS.
+        ("a", "10.96.0.10:8080", "node 10.244.1.2"),
+        ("node", "10.96.0.10:8080", "node 10.96.0.10"),
         // hostPort: from outside, and from the pod itself.
         ("outside", "192.0.2.2:8081", "a 192.0.2.1"),
         ("b", "192.0.2.2:8081", "a 10.244.1.3"),

@@ -6,6 +6,7 @@ mod etcdctl;
 mod go_client;
 mod pods;
 mod python;
+mod services;
 mod store_alone;
 mod stores;
 mod streams;
