@@ -10,6 +10,8 @@
 mod cluster_tests;
 pub mod common;
 pub mod config;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod garbage_collector;
 pub mod job;
@@ -22,8 +24,11 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod runtime;
 pub mod service_account;
+pub mod statefulset;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod workload_tests;
 
 pub use config::Config;
 pub use manager::run;

@@ -1,6 +1,7 @@
 //! What the planners share: plain data and pure rules about pods, owners, selectors and conditions.
 
 pub mod hash;
+pub mod history;
 pub mod in_flight;
 pub mod owners;
 pub mod plan;
