@@ -47,7 +47,7 @@ fn lines(cron: &CronJob, observed: &Observed, now: &str) -> Vec<String> {
     plan(cron, observed, second(now)).actions.iter().map(ToString::to_string).collect()
 }
 
-const TEN: &str = "start tick-29924280 for 2026-11-23T10:00:00Z";
+const TEN: &str = "start tick-29923800 for 2026-11-23T10:00:00Z";
 
 #[test]
 fn when_a_job_starts() {
@@ -56,7 +56,7 @@ fn when_a_job_starts() {
         (json!({}), "2026-11-23T10:00:00Z", vec![TEN]),
         (json!({"suspend": true}), "2026-11-23T10:00:00Z", vec![]),
         // Of several missed times the last.
-        (json!({}), "2026-11-23T13:10:00Z", vec!["start tick-29924460 for 2026-11-23T13:00:00Z"]),
+        (json!({}), "2026-11-23T13:10:00Z", vec!["start tick-29923980 for 2026-11-23T13:00:00Z"]),
         // Too late for the deadline: as if it had not been.
         (json!({"startingDeadlineSeconds": 60}), "2026-11-23T10:05:00Z", vec![]),
         (json!({"startingDeadlineSeconds": 600}), "2026-11-23T10:05:00Z", vec![TEN]),
@@ -65,7 +65,7 @@ fn when_a_job_starts() {
             "2026-11-23T12:00:00Z",
             vec![
                 "event Warning TooManyMissedTimes: too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew",
-                "start tick-29924400 for 2026-11-23T12:00:00Z",
+                "start tick-29923920 for 2026-11-23T12:00:00Z",
             ],
         ),
         (

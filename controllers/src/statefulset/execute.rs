@@ -71,7 +71,10 @@ impl StatefulSets {
             let Some(revision) = change.object() else { return Vec::new() };
             let namespace = revision.metadata.namespace.as_deref().unwrap_or_default();
             match owners::controller_of(&revision.metadata) {
-                Some(reference) if reference.kind == "StatefulSet" => vec![Key::new(namespace, &reference.name)],
+                // One that comes or changes is our own doing, or tells nothing new until the set changes.
+                Some(reference) if reference.kind == "StatefulSet" && change.new.is_none() => {
+                    vec![Key::new(namespace, &reference.name)]
+                }
                 Some(_) => Vec::new(),
                 None => matching(&sets.by_namespace(namespace), revision.metadata.labels.as_ref()),
             }

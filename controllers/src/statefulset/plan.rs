@@ -310,8 +310,9 @@ fn condemned(scene: &Scene<'_>, pods: &[(i32, Arc<Pod>)], first_bad: Option<&str
             }
             continue;
         }
-        // An ordered set goes on only over healthy pods; the first that is not may itself go.
-        if ordered && !scene.available(pod) && first_bad != Some(pods::uid(pod)) {
+        // An ordered set goes on only over healthy pods; the first that is not may itself go. One that has ended will
+        // never be healthy again: waiting for it would be for good.
+        if ordered && !scene.available(pod) && !pods::is_finished(pod) && first_bad != Some(pods::uid(pod)) {
             return true;
         }
         actions.push(delete(pod));
@@ -401,7 +402,8 @@ fn steps(scene: &Scene<'_>, revisions: &Revisions, own: &[Arc<Pod>], plan: &mut 
         own.iter().filter_map(|pod| Some((scene.ordinal(pod)?, pod.clone()))).collect();
     let wanted = |ordinal: &i32| (scene.start..scene.end).contains(ordinal);
     let ordered = !is_parallel(scene.spec);
-    let bad = |ordinal: i32| by_ordinal.get(&ordinal).filter(|pod| !scene.available(pod));
+    let is_bad = |pod: &&Arc<Pod>| !scene.available(pod) && !pods::is_finished(pod);
+    let bad = |ordinal: i32| by_ordinal.get(&ordinal).filter(is_bad);
     let lowest_bad = (scene.start..scene.end).find_map(|ordinal| match by_ordinal.get(&ordinal) {
         None => Some(""),
         Some(_) => bad(ordinal).map(|pod| pods::uid(pod)),

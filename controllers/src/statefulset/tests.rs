@@ -375,8 +375,6 @@ fn in_order_and_quiet_in_the_end(policy: &str, ops: Vec<Op>) {
     model.step(Op::Partition(0));
     for round in 0.. {
         assert!(round < 100, "never ends: {:?}", model.set.status);
-        model.sync();
-        let quiet = model.reconcile(usize::MAX);
         for name in model.pods.keys().cloned().collect::<Vec<_>>() {
             if pods::is_terminating(&model.pods[&name]) {
                 model.pods.remove(&name);
@@ -384,7 +382,8 @@ fn in_order_and_quiet_in_the_end(policy: &str, ops: Vec<Op>) {
                 model.ready(&name);
             }
         }
-        if quiet {
+        model.sync();
+        if model.reconcile(usize::MAX) {
             break;
         }
     }
