@@ -156,7 +156,11 @@ proptest! {
             if ends {
                 jobs = jobs.iter().map(|one| job(one.metadata.name.as_deref().unwrap(), Some(("Complete", "2026-11-23T09:31:00Z")))).collect();
             }
-            let plan = plan(&cron, &Observed { jobs: jobs.clone(), ..Observed::default() }, now);
+            // Active ones that are not there are looked at live.
+            let there = |uid: &String| jobs.iter().any(|job| job.metadata.uid.as_ref() == Some(uid));
+            let active = cron.status.clone().and_then(|status| status.active).unwrap_or_default();
+            let missing = active.into_iter().filter_map(|reference| reference.uid).filter(|uid| !there(uid)).collect();
+            let plan = plan(&cron, &Observed { jobs: jobs.clone(), missing, zone: None }, now);
             let mut status = plan.status.or_else(|| cron.status.clone()).unwrap_or_default();
             for action in plan.actions {
                 match action {
