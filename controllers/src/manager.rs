@@ -1,12 +1,11 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
-//! Running: ReplicaSet, ReplicationController, Deployment, Job (and its time to live),
-//! CronJob, StatefulSet, DaemonSet, node life cycle, taint eviction, node IPAM, pod garbage,
-//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references.
+//! Running: ReplicaSet, ReplicationController, Deployment, StatefulSet, DaemonSet, Job and its time to live, CronJob, node
+//! life cycle, taint eviction, node IPAM, pod garbage, namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`,
+//! garbage collection by owner references, EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and
+//! ResourceQuota status.
 //!
-//! Not there yet: EndpointSlices and Endpoints, HorizontalPodAutoscaler,
-//! PodDisruptionBudget, volume binding and provisioning, ResourceQuota status, ClusterRole
-//! aggregation, certificate signing.
+//! Not there yet: HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,6 +26,10 @@ use crate::config::Config;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
+use crate::disruption::Disruption;
+use crate::endpoints::EndpointsController;
+use crate::endpointslice::EndpointSlices;
+use crate::endpointslice_mirroring::Mirroring;
 use crate::garbage_collector::GarbageCollector;
 use crate::job::{FinishedJobs, JobOrphans, Jobs};
 use crate::metrics::Metrics;
@@ -35,6 +38,7 @@ use crate::node_ipam::NodeIpam;
 use crate::node_lifecycle::{NodeLifecycle, TaintEviction};
 use crate::pod_gc::PodGc;
 use crate::replicaset::{Controller, ReplicaSets, ReplicationControllers};
+use crate::resource_quota::ResourceQuotas;
 use crate::runtime::Context;
 use crate::service_account::NamespaceDefaults;
 use crate::statefulset::StatefulSets;
@@ -69,6 +73,11 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
             "namespace-defaults",
             Box::new(move |context, stop| Box::pin(NamespaceDefaults::run(context, root_ca.clone(), stop))),
         ),
+        ("endpointslice", Box::new(|context, stop| Box::pin(EndpointSlices::run(context, stop)))),
+        ("endpointslice-mirroring", Box::new(|context, stop| Box::pin(Mirroring::run(context, stop)))),
+        ("endpoints", Box::new(|context, stop| Box::pin(EndpointsController::run(context, stop)))),
+        ("disruption", Box::new(|context, stop| Box::pin(Disruption::run(context, stop)))),
+        ("resourcequota", Box::new(|context, stop| Box::pin(ResourceQuotas::run(context, stop)))),
         ("garbage-collector", Box::new(|context, stop| Box::pin(GarbageCollector::run(context, stop)))),
     ]
 }

@@ -114,6 +114,11 @@ impl TlsIdentity {
         &self.inner.chain[0]
     }
 
+    /// Our certificate with those above it, and its key: for a TLS client with trust of its own.
+    pub fn credentials(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.inner.chain.clone(), self.inner.key.clone_key())
+    }
+
     /// The CA's certificate, PEM.
     pub fn ca_pem(&self) -> &[u8] {
         &self.inner.ca_pem

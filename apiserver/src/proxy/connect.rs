@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_process::tls::TlsIdentity;
 use balsa_proto::node::{PortForwardInput, port_forward_input};
 use bytes::BytesMut;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::TlsConnector;
@@ -69,15 +71,43 @@ async fn carry(connection: Connection, far: DuplexStream) {
 
 /// TLS to a pod. Nobody can vouch for a pod's certificate, so none is asked for, as Kubernetes does it.
 pub async fn tls(stream: DuplexStream, address: IpAddr) -> Result<impl Stream, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
+    let config = trusting(&Trust::Anybody, None)?;
     let name = ServerName::IpAddress(address.into());
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
+}
+
+/// Whom a client takes for who he says he is.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Everybody.
+    Anybody,
+    /// Those whom these certificates (PEM) vouch for.
+    Bundle(Vec<u8>),
+}
+
+/// How a TLS client of a server with trust of its own is set up. `identity`: what it shows of itself.
+pub fn trusting(trust: &Trust, identity: Option<&TlsIdentity>) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match trust {
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+        Trust::Bundle(pem) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    match identity {
+        Some(identity) => {
+            let (chain, key) = identity.credentials();
+            builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
+        }
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 #[derive(Debug)]

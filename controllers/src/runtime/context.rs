@@ -7,12 +7,16 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, ObjectReference, PersistentVolumeClaim, Pod, ReplicationController, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, ObjectReference, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Service, ServiceAccount,
 };
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{Note, owners, pods};
+use super::definitions::{self, Definition};
 use crate::metrics::Metrics;
 
 /// Name of the index of pods by node, see [`Context::pods`].
@@ -78,6 +82,18 @@ pub struct Context {
     pub root_cas: Informer<ConfigMap>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
+    /// Which custom resources there are.
+    pub definitions: Informer<Definition>,
+    /// All Services.
+    pub services: Informer<Service>,
+    /// All Endpoints.
+    pub endpoints: Informer<Endpoints>,
+    /// All EndpointSlices.
+    pub endpoint_slices: Informer<EndpointSlice>,
+    /// All ResourceQuotas.
+    pub resource_quotas: Informer<ResourceQuota>,
+    /// All PodDisruptionBudgets.
+    pub disruption_budgets: Informer<PodDisruptionBudget>,
 }
 
 impl Context {
@@ -103,7 +119,13 @@ impl Context {
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
-            node_leases: Informer::start(client.clone(), leases, stop),
+            node_leases: Informer::start(client.clone(), leases, stop.clone()),
+            definitions: Informer::start_as(client.clone(), definitions::resource(), Scope::all(), stop.clone()),
+            services: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            endpoints: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            endpoint_slices: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            resource_quotas: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            disruption_budgets: Informer::start(client.clone(), Scope::all(), stop),
             client,
         }
     }

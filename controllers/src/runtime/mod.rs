@@ -1,6 +1,7 @@
 //! What runs the reconcilers: shared informers, work queues, workers, memory of unconfirmed writes. No policy.
 
 pub mod context;
+pub mod definitions;
 pub mod flights;
 pub mod pod_control;
 pub mod reconcile;

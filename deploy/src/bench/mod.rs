@@ -3,6 +3,7 @@
 //! Machines are noisy, so a peer is measured in the same run, taking turns, and every figure comes with the server's
 //! CPU time per operation. No test asserts any of it.
 
+mod api;
 mod keys;
 mod load;
 mod members;
@@ -24,10 +25,11 @@ use crate::layout::Layout;
 /// Flags of `bench`.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
-    /// store: puts, reads, transactions and watches beside etcd's. pods: create → Running beside `docker run`. memory:
+    /// store: puts, reads, transactions and watches beside etcd's. api: the apiserver
+    /// beside a real kube-apiserver. pods: create → Running beside `docker run`. memory:
     /// every process's. keys: memory and start-up of one member that holds many keys. pods and memory need a running
     /// cluster. Without a word: store, pods and memory.
-    #[arg(value_parser = ["store", "pods", "memory", "keys"])]
+    #[arg(value_parser = ["store", "api", "pods", "memory", "keys"])]
     what: Vec<String>,
     #[command(flatten)]
     layout: Layout,
@@ -49,6 +51,12 @@ pub struct Options {
     /// Keys for `keys`.
     #[arg(long, default_value_t = 10_000_000)]
     keys: u64,
+    /// Pods that `api` creates and lists.
+    #[arg(long, default_value_t = 10_000)]
+    api_pods: u64,
+    /// Watchers of `api`.
+    #[arg(long, default_value_t = 1_000)]
+    watchers: usize,
     /// Pods to create, one after the other.
     #[arg(long, default_value_t = 20)]
     pods: u32,
@@ -64,6 +72,10 @@ pub fn bench(options: &Options) -> Result<()> {
     }
     if options.what.iter().any(|word| word == "keys") {
         keys::measure(&store(), options.keys)?;
+    }
+    if options.what.iter().any(|word| word == "api") {
+        let amounts = api::Amounts { pods: options.api_pods.max(1), watchers: options.watchers, rounds: options.rounds };
+        api::measure(options.profile, amounts)?;
     }
     if wants("pods") {
         pods::measure(&options.layout, options.pods)?;
