@@ -23,13 +23,13 @@ use crate::manager;
 use crate::metrics::Metrics;
 
 /// The controllers of one copy, leading.
-struct Leading {
+pub struct Leading {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Leading {
-    fn start(api: &FakeApi, grace: &str) -> Self {
+    pub fn start(api: &FakeApi, grace: &str) -> Self {
         let url = api.url();
         let config = Config::parse_from(["test", "--apiservers", &url, "--node-monitor-grace-period", grace]);
         let (client, stop) = (api.client("kube-controller-manager"), CancellationToken::new());
@@ -40,17 +40,17 @@ impl Leading {
         Self { stop, task }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the controllers do not end").unwrap();
     }
 }
 
-fn typed<K: serde::de::DeserializeOwned>(value: Value) -> K {
+pub fn typed<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-fn namespace(name: &str) -> Namespace {
+pub fn namespace(name: &str) -> Namespace {
     typed(json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}))
 }
 
@@ -69,7 +69,7 @@ fn deployment(replicas: i32, image: &str) -> Deployment {
     }))
 }
 
-fn node(name: &str) -> Node {
+pub fn node(name: &str) -> Node {
     typed(json!({
         "metadata": {"name": name},
         "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},

@@ -10,6 +10,8 @@
 mod cluster_tests;
 pub mod common;
 pub mod config;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -27,8 +29,11 @@ pub mod replicaset;
 pub mod resource_quota;
 pub mod runtime;
 pub mod service_account;
+pub mod statefulset;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod workload_tests;
 
 pub use config::Config;
 pub use manager::run;

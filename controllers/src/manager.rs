@@ -1,10 +1,11 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
-//! Running: ReplicaSet, ReplicationController, Deployment, Job and its time to live, node life cycle, taint eviction, node IPAM, pod garbage,
-//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references,
-//! EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and ResourceQuota status.
+//! Running: ReplicaSet, ReplicationController, Deployment, StatefulSet, DaemonSet, Job and its time to live, CronJob, node
+//! life cycle, taint eviction, node IPAM, pod garbage, namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`,
+//! garbage collection by owner references, EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and
+//! ResourceQuota status.
 //!
-//! Not there yet: CronJob, StatefulSet, DaemonSet, HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
+//! Not there yet: HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::cronjob::CronJobs;
+use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
 use crate::endpoints::EndpointsController;
@@ -38,6 +41,7 @@ use crate::replicaset::{Controller, ReplicaSets, ReplicationControllers};
 use crate::resource_quota::ResourceQuotas;
 use crate::runtime::Context;
 use crate::service_account::NamespaceDefaults;
+use crate::statefulset::StatefulSets;
 
 /// Name of the Lease in `kube-system`.
 const LEASE: &str = "kube-controller-manager";
@@ -57,6 +61,9 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
         ("job", Box::new(|context, stop| Box::pin(Jobs::run(context, stop)))),
         ("job-orphans", Box::new(|context, stop| Box::pin(JobOrphans::run(context, stop)))),
         ("ttl-after-finished", Box::new(|context, stop| Box::pin(FinishedJobs::run(context, stop)))),
+        ("cronjob", Box::new(|context, stop| Box::pin(CronJobs::run(context, stop)))),
+        ("statefulset", Box::new(|context, stop| Box::pin(StatefulSets::run(context, stop)))),
+        ("daemonset", Box::new(|context, stop| Box::pin(DaemonSets::run(context, stop)))),
         ("node-lifecycle", Box::new(move |context, stop| Box::pin(NodeLifecycle::run(context, grace, stop)))),
         ("taint-eviction", Box::new(|context, stop| Box::pin(TaintEviction::run(context, stop)))),
         ("node-ipam", Box::new(move |context, stop| Box::pin(NodeIpam::run(context, cidr, stop)))),

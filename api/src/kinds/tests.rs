@@ -234,3 +234,19 @@ fn what_else_may_not_change() {
     let (new, _) = updated(&node, Part::Main, |node| node["status"]["capacity"]["cpu"] = "4".into());
     assert_eq!(new["status"]["capacity"]["cpu"], "2");
 }
+
+#[test]
+fn a_daemon_set_numbers_its_templates() {
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let old = stored(json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d", "namespace": "n"}, "spec": spec}));
+    let number = |set: &Value| set["metadata"]["annotations"]["deprecated.daemonset.template.generation"].clone();
+    assert_eq!(number(&old), "1");
+    let (new, findings) = updated(&old, Part::Main, |set| {
+        set["metadata"]["annotations"] = json!({"mine": "x"});
+        set["spec"]["template"]["spec"]["containers"][0]["image"] = "y".into();
+    });
+    assert_eq!((number(&new), findings), (json!("2"), Vec::new()));
+    let (same, _) = updated(&new, Part::Main, |set| set["spec"]["minReadySeconds"] = 5.into());
+    assert_eq!(number(&same), "2");
+}

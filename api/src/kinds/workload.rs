@@ -187,6 +187,9 @@ pub static STATEFUL_SET: Definition = Definition {
     ..PLAIN
 };
 
+/// Annotation of a DaemonSet: how many templates it has had.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 /// DaemonSet.
 pub static DAEMON_SET: Definition = Definition {
     names: names!("apps", "v1", "DaemonSet", "daemonsets", "daemonset", ["ds"], ["all"]),
@@ -206,8 +209,15 @@ pub static DAEMON_SET: Definition = Definition {
         pod::defaults::template(make_object(spec, "template"));
     },
     prepare_create: |object| {
-        let annotation = "deprecated.daemonset.template.generation";
-        make_object(make_object(object, "metadata"), "annotations")[annotation] = "1".into();
+        make_object(make_object(object, "metadata"), "annotations")[TEMPLATE_GENERATION] = "1".into();
+    },
+    prepare_update: |new, old, part| {
+        if part == Part::Main {
+            let changed = find(new, "spec.template") != find(old, "spec.template");
+            let before = old.get("metadata").and_then(|meta| meta.get("annotations")?.get(TEMPLATE_GENERATION)?.as_str()?.parse::<i64>().ok());
+            let number = before.unwrap_or(0).saturating_add(i64::from(changed));
+            make_object(make_object(new, "metadata"), "annotations")[TEMPLATE_GENERATION] = number.to_string().into();
+        }
     },
     validate: |object| {
         let spec = At::root(object).get("spec");

@@ -28,6 +28,12 @@ pub fn of<T: Serialize>(template: &T, collision_count: Option<i32>) -> String {
     spelled(fnv(&bytes))
 }
 
+/// The hash of a revision's data with a collision count, as Kubernetes computes it for StatefulSets (FNV-1, 32 bits).
+pub fn of_data(data: &serde_json::Value, collision_count: i32) -> String {
+    let text = format!("{data}{collision_count}");
+    spelled(text.bytes().fold(0x811c_9dc5_u32, |hash, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(byte)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

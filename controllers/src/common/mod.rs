@@ -2,6 +2,7 @@
 
 pub mod endpoints;
 pub mod hash;
+pub mod history;
 pub mod in_flight;
 pub mod owners;
 pub mod plan;

@@ -81,7 +81,10 @@ impl Reconciler for JobOrphans {
             }
         }
         let why = cause(Self::NAME, "no Job will count this pod", &pod.metadata);
-        self.control.patch(&key.namespace, &key.name, Patch::Strategic(untrack_patch(pods::uid(&pod))), &why).await?;
+        // Only this very version: a Job may be adopting it, and then it must keep its finalizer.
+        let mut patch = untrack_patch(pods::uid(&pod));
+        patch["metadata"]["resourceVersion"] = serde_json::json!(pod.metadata.resource_version);
+        self.control.patch(&key.namespace, &key.name, Patch::Strategic(patch), &why).await?;
         Ok(None)
     }
 }

@@ -3,11 +3,12 @@
 use balsa_client::events::{EventRecorder, EventType};
 use balsa_client::informer::{Informer, Scope};
 use balsa_client::{Cause, Client, Object, object_reference};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, ObjectReference, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -63,6 +64,16 @@ pub struct Context {
     pub deployments: Informer<Deployment>,
     /// All Jobs.
     pub jobs: Informer<Job>,
+    /// All CronJobs.
+    pub cron_jobs: Informer<CronJob>,
+    /// All StatefulSets.
+    pub stateful_sets: Informer<StatefulSet>,
+    /// All DaemonSets.
+    pub daemon_sets: Informer<DaemonSet>,
+    /// All ControllerRevisions.
+    pub controller_revisions: Informer<ControllerRevision>,
+    /// All PersistentVolumeClaims.
+    pub volume_claims: Informer<PersistentVolumeClaim>,
     /// All namespaces.
     pub namespaces: Informer<Namespace>,
     /// ServiceAccounts named `default`.
@@ -100,6 +111,11 @@ impl Context {
             replication_controllers: Informer::start(client.clone(), Scope::all(), stop.clone()),
             deployments: Informer::start(client.clone(), Scope::all(), stop.clone()),
             jobs: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            cron_jobs: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            stateful_sets: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            daemon_sets: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            controller_revisions: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            volume_claims: Informer::start(client.clone(), Scope::all(), stop.clone()),
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),

@@ -5,6 +5,7 @@ pub mod definitions;
 pub mod flights;
 pub mod pod_control;
 pub mod reconcile;
+pub mod revision_control;
 pub mod slow_start;
 pub mod written;
 
