@@ -71,6 +71,24 @@ impl Server {
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
+    /// As [`Self::ask`] with JSON, by somebody with a certificate.
+    pub(crate) async fn ask_as(&self, caller: &Caller, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request =
+            Request::builder().method(method).uri(path).header("content-type", content_type).body(Body::from(body)).unwrap();
+        let response = self.send(Peer::Certified(caller.clone()), request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Waits until everything that was written is in the caches.
+    pub(crate) async fn settle(&self) {
+        let written = self.store.revision().await.unwrap();
+        assert!(self.rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
+    }
+
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(Method::GET, path, "", String::new()).await
     }

@@ -1,19 +1,26 @@
 //! What every cluster has from the start. Idempotent; every apiserver does it, whoever is first wins.
 
+pub mod reconcile;
 pub mod roles;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::kind::Part;
 use balsa_api::status::ApiError;
 use balsa_process::backoff::Backoff;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::allocation::range::Network;
 use crate::allocation::repair;
+use crate::pipeline::graceful::DeleteOptions;
 use crate::pipeline::{Api, Call, Target};
 use crate::value;
+
+/// Roles that are written at once.
+const LOT: usize = 32;
 
 /// Creates what is missing, again and again until it is all there.
 pub async fn run(api: Arc<Api>, stop: CancellationToken) {
@@ -53,14 +60,41 @@ async fn once(api: &Api) -> Result<(), ApiError> {
         let rest = json!({"value": level, "description": description});
         ensure(api, "", &object("scheduling.k8s.io/v1", "PriorityClass", name, rest)).await?;
     }
-    for role in roles::all() {
-        ensure(api, value::namespace(&role), &role).await?;
+    // Roles before the bindings that name them; each lot at once, so that the store syncs them together.
+    let (roles, bindings): (Vec<Value>, Vec<Value>) =
+        roles::all().into_iter().partition(|object| !value::text(object, "/kind").ends_with("Binding"));
+    for lot in [roles, bindings] {
+        stream::iter(lot).map(|object| async move { ensure_role(api, &object).await }).buffer_unordered(LOT).try_collect::<()>().await?;
     }
     let written = api.store.revision().await.map_err(|error| ApiError::unavailable(error.to_string()))?;
     if api.caches.wait_for(written, Duration::from_secs(10)).await {
         Ok(())
     } else {
         Err(ApiError::unavailable("the caches have not seen the bootstrap roles yet"))
+    }
+}
+
+/// Makes a role or binding, or adds what it lacks.
+async fn ensure_role(api: &Api, wanted: &Value) -> Result<(), ApiError> {
+    let (namespace, name) = (value::namespace(wanted), value::name(wanted));
+    let kind = balsa_api::kinds::find_kind(crate::authz::GROUP, "v1", value::text(wanted, "/kind"));
+    let Some(kind) = kind else { return Ok(()) };
+    let target = Target { kind, namespace, name };
+    let call = Call::internal("bootstrap");
+    let Some(existing) = api.lookup(target).await? else { return ensure(api, namespace, wanted).await };
+    match reconcile::step(&existing.value, wanted) {
+        reconcile::Step::Keep => Ok(()),
+        reconcile::Step::Update(object) => match api.replace(&call, target, Part::Main, object.into()).await {
+            // Another apiserver did it; the next round looks again.
+            Err(error) if error.is_conflict() => {
+                Err(ApiError::unavailable(format!("{name:?} was changed meanwhile")).with_retry_after(1))
+            }
+            outcome => outcome.map(drop),
+        },
+        reconcile::Step::Recreate => {
+            api.delete(&call, target, &DeleteOptions::default()).await?;
+            api.create(&call, kind, namespace, wanted.clone().into()).await.map(drop)
+        }
     }
 }
 

@@ -81,7 +81,18 @@ fn call(caller: Caller, cause: Option<pb::Cause>, dry_run: bool, manager: String
 }
 
 impl Service {
-    fn check(&self, caller: &Caller, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<(), ApiError> {
+    async fn check(&self, caller: &Caller, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<(), ApiError> {
+        self.check_selected(caller, asked, verb, (subresource, name), "").await
+    }
+
+    async fn check_selected(
+        &self,
+        caller: &Caller,
+        asked: &Asked,
+        verb: &str,
+        (subresource, name): (&str, &str),
+        fields: &str,
+    ) -> Result<(), ApiError> {
         let names = asked.kind.names();
         let attributes = Attributes {
             verb: verb.into(),
@@ -91,14 +102,14 @@ impl Service {
             subresource: subresource.into(),
             namespace: if names.plural == "namespaces" { name.into() } else { asked.namespace.clone() },
             name: name.into(),
-            path: String::new(),
+            ..Attributes::default()
         };
-        self.api.authorizer.check(caller, &attributes)
+        self.api.authorize(caller, &attributes.selecting(fields)).await
     }
 
     async fn create_one(&self, caller: Caller, request: CreateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "create", &request.subresource, &request.name)?;
+        self.check(&caller, &asked, "create", &request.subresource, &request.name).await?;
         let call = call(caller, request.cause, request.dry_run, request.field_manager);
         let body = decode::text(&request.body)?;
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
@@ -124,7 +135,7 @@ impl Service {
 
     async fn update_one(&self, caller: Caller, request: UpdateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "update", &request.subresource, &request.name)?;
+        self.check(&caller, &asked, "update", &request.subresource, &request.name).await?;
         let call = call(caller, request.cause, request.dry_run, request.field_manager);
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
         let body: Body = decode::text(&request.body)?;
@@ -137,7 +148,7 @@ impl Service {
 
     async fn patch_one(&self, caller: Caller, request: PatchRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource.clone(), &request.namespace)?;
-        self.check(&caller, &asked, "patch", &request.subresource, &request.name)?;
+        self.check(&caller, &asked, "patch", &request.subresource, &request.name).await?;
         let format = match request.r#type() {
             pb::patch_request::Type::Json => Format::Json,
             pb::patch_request::Type::Merge => Format::Merge,
@@ -158,7 +169,7 @@ impl Service {
 
     async fn delete_one(&self, caller: Caller, request: DeleteRequest) -> Result<DeleteResponse, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "delete", "", &request.name)?;
+        self.check(&caller, &asked, "delete", "", &request.name).await?;
         let call = call(caller, request.cause, request.dry_run, String::new());
         let propagation = match request.propagation_policy.as_str() {
             "" => None,
@@ -183,7 +194,7 @@ impl Service {
 
     async fn get_one(&self, caller: Caller, request: GetRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "get", &request.subresource, &request.name)?;
+        self.check(&caller, &asked, "get", &request.subresource, &request.name).await?;
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
         let mut found = self.api.get(target, Version::parse(&request.resource_version)?).await?;
         if request.subresource == "scale" {
@@ -194,7 +205,7 @@ impl Service {
 
     async fn list_some(&self, caller: Caller, request: ListRequest) -> Result<ListResponse, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "list", "", "")?;
+        self.check_selected(&caller, &asked, "list", ("", ""), &request.field_selector).await?;
         let query = ListQuery {
             namespace: asked.namespace.clone(),
             labels: request.label_selector,
@@ -214,7 +225,7 @@ impl Service {
 
     async fn start_watch(&self, caller: Caller, request: WatchRequest) -> Result<ReceiverStream<Result<WatchEvent, Status>>, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&caller, &asked, "watch", "", "")?;
+        self.check_selected(&caller, &asked, "watch", ("", ""), &request.field_selector).await?;
         let selection = Selection::parse(asked.kind, &asked.namespace, &request.label_selector, &request.field_selector)?;
         let query = WatchQuery {
             version: request.resource_version,
@@ -252,7 +263,7 @@ impl Service {
     async fn bind_one(&self, caller: Caller, request: BindRequest) -> Result<BindResponse, ApiError> {
         let resource = pb::Resource { group: String::new(), version: "v1".into(), resource: "pods".into() };
         let asked = Asked::new(Some(resource), &request.namespace)?;
-        self.check(&caller, &asked, "create", "binding", &request.pod)?;
+        self.check(&caller, &asked, "create", "binding", &request.pod).await?;
         let call = call(caller, request.cause, false, String::new());
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.pod };
         let binding = json!({"metadata": {"name": request.pod, "uid": request.uid}, "target": {"kind": "Node", "name": request.node}});

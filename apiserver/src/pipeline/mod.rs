@@ -27,6 +27,7 @@ use serde_json::Value;
 use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
+use crate::authz::rbac::Attributes;
 use crate::storage::{Entry, Store, StoreError, envelope, faces, place, resource_prefix};
 use crate::watch_cache::{Caches, ResourceCache};
 
@@ -155,6 +156,21 @@ pub fn store_error(error: StoreError, writing: bool) -> ApiError {
 }
 
 impl Api {
+    /// 403 unless the caller may. A node agent that heard of its pod from another apiserver is not refused because
+    /// this one has not: before it is, the caches are brought up to the store.
+    pub async fn authorize(&self, caller: &Caller, attributes: &Attributes) -> ApiResult<()> {
+        match self.authorizer.check(caller, attributes) {
+            Err(error) if caller.node().is_some() && error.code == 403 => {
+                let Ok(now) = self.store.revision().await else { return Err(error) };
+                if self.caches.progress() < now {
+                    self.caches.wait_for(now, read::FRESHNESS).await;
+                }
+                self.authorizer.check(caller, attributes)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// The cache of a kind's objects.
     pub fn cache(&self, kind: &dyn Kind) -> ApiResult<&Arc<ResourceCache>> {
         let names = kind.names();

@@ -152,6 +152,7 @@ impl Api {
         let subresource = part_name(part);
         let review = Review { call, target, operation: Operation::Update, subresource, old: Some(old) };
         admission::mutate(self, &review, new).await?;
+        self.authorizer.check_grants(&review, new)?;
         self.track_managers(call, kind, new, Some(old), subresource)?;
         let claims = match part {
             Part::Main => self.allocate(call, target, new, Some(old)).await?,

@@ -234,14 +234,14 @@ impl Rest {
         if resource::is_proxy(path) {
             // Methods without a verb are for those who may do anything.
             let verb = route::verb(&exchange.method, path, &exchange.query).unwrap_or_default();
-            self.api.authorizer.check(&exchange.call.caller, &resource::attributes(path, verb, &exchange.query))?;
+            self.api.authorize(&exchange.call.caller, &resource::attributes(path, verb, &exchange.query)).await?;
             return self.proxy(exchange, path, request).await;
         }
         let Some(verb) = route::verb(&exchange.method, path, &exchange.query) else {
             return Err(ApiError::method_not_allowed(&resource::gvr(path)));
         };
         let attributes = resource::attributes(path, verb, &exchange.query);
-        self.api.authorizer.check(&exchange.call.caller, &attributes)?;
+        self.api.authorize(&exchange.call.caller, &attributes).await?;
         if verb == "watch" {
             return self.start_watch(exchange, path).await;
         }

@@ -67,6 +67,7 @@ impl Api {
         let options = delete_options(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
         let dry_run = call.dry_run || options.dry_run;
         let pod = self.fetch(target).await?.ok_or_else(|| target.not_found())?.value;
+        crate::admission::node_restriction::admit_eviction(call, target, &pod)?;
         options.preconditions.check(target, &pod)?;
         if !needs_no_budget(&pod) {
             self.ask_budgets(call, target, &pod, dry_run).await?;

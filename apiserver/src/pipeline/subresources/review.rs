@@ -33,7 +33,7 @@ fn attributes(spec: &Value) -> Option<Attributes> {
             subresource: text("/resourceAttributes/subresource"),
             namespace: text("/resourceAttributes/namespace"),
             name: text("/resourceAttributes/name"),
-            path: String::new(),
+            ..Attributes::default()
         });
     }
     spec.get("nonResourceAttributes").filter(|asked| asked.is_object()).map(|_| Attributes {
