@@ -35,7 +35,7 @@ pub struct Config {
     pub service_account_issuer: String,
     /// The network of Services.
     #[arg(long, env = "BALSA_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    pub service_cidr: Network,
     /// The ports of nodes that Services of type NodePort and LoadBalancer may have.
     #[arg(long, env = "BALSA_SERVICE_NODE_PORT_RANGE", default_value_t)]
     pub service_node_port_range: PortRange,
@@ -60,11 +60,6 @@ impl Config {
         anyhow::ensure!(
             has_identity || !exposed,
             "without --tls-ca, --tls-cert and --tls-key everybody is administrator, so only loopback addresses may be listened on"
-        );
-        anyhow::ensure!(
-            Network::parse(&self.service_cidr).is_some(),
-            "--service-cidr {:?} is no IPv4 network with room for addresses",
-            self.service_cidr
         );
         anyhow::ensure!(
             !has_identity || self.service_account_key.is_some(),

@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::allocation::range::PortRange;
+use crate::allocation::range::{Network, PortRange};
 use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
@@ -39,7 +39,7 @@ impl Server {
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
-            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
+            settings: Settings { name: "a".into(), service_cidr: Network::default(), node_ports: PortRange::default() },
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));

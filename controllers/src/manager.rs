@@ -1,11 +1,12 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
 //! Running: ReplicaSet, ReplicationController, Deployment, node life cycle, taint eviction, node IPAM, pod garbage,
-//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references.
+//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references,
+//! ClusterRole aggregation.
 //!
 //! Not there yet: Job, CronJob, StatefulSet, DaemonSet, EndpointSlices and Endpoints, HorizontalPodAutoscaler,
-//! PodDisruptionBudget, volume binding and provisioning, ResourceQuota status, TTL after finished, ClusterRole
-//! aggregation, certificate signing.
+//! PodDisruptionBudget, volume binding and provisioning, ResourceQuota status, TTL after finished,
+//! certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster_role::ClusterRoles;
 use crate::config::Config;
 use crate::deployment::Deployments;
 use crate::garbage_collector::GarbageCollector;
@@ -57,6 +59,10 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
         (
             "namespace-defaults",
             Box::new(move |context, stop| Box::pin(NamespaceDefaults::run(context, root_ca.clone(), stop))),
+        ),
+        (
+            "clusterrole-aggregation",
+            Box::new(|context, stop| Box::pin(ClusterRoles::run(context, stop))),
         ),
         ("garbage-collector", Box::new(|context, stop| Box::pin(GarbageCollector::run(context, stop)))),
     ]
@@ -106,9 +112,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let metrics = Metrics::register(&mut registry);
     let listener = observe::bind(config.listen).await?;
     tracing::info!(name = config.name, listen = %listener.local_addr()?, "controllers are up");
-    let served = tokio::spawn(observe::serve(listener, tls, Arc::new(registry), Arc::new(|| Ok(())), stop.clone()));
+    let election = LeaderConfig::new(LEASE, &config.name);
+    let health = Arc::new(election.check());
+    let served = tokio::spawn(observe::serve(listener, tls, Arc::new(registry), health, stop.clone()));
     let recorder = EventRecorder::new(client.clone(), "kube-controller-manager", "");
-    let leading = leader::run(client.clone(), LeaderConfig::new(LEASE, &config.name), stop.clone(), |lost| {
+    let leading = leader::run(client.clone(), election, stop.clone(), |lost| {
         let (config, root_ca, client) = (config.clone(), root_ca.clone(), client.clone());
         let (recorder, metrics) = (recorder.clone(), metrics.clone());
         async move { lead(&config, &root_ca, &client, &recorder, &metrics, lost).await }

@@ -49,7 +49,7 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(api, "", &object("v1", "Namespace", name, json!({}))).await?;
     }
-    let network = json!({"spec": {"cidrs": [api.settings.service_cidr]}});
+    let network = json!({"spec": {"cidrs": [api.settings.service_cidr.text]}});
     ensure(api, "", &object("networking.k8s.io/v1", "ServiceCIDR", repair::DEFAULT_NETWORK, network)).await?;
     repair::ready_default(api, Call::internal("bootstrap").now).await?;
     ensure(api, "default", &kubernetes_service(&api.settings.service_cidr)).await?;
@@ -107,18 +107,14 @@ fn object(api_version: &str, kind: &str, name: &str, rest: Value) -> Value {
     object
 }
 
-fn kubernetes_service(cidr: &str) -> Value {
-    let address = first_address(cidr);
+fn kubernetes_service(network: &Network) -> Value {
+    // The first address serves the API.
+    let address = network.first().to_string();
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}})
-}
-
-/// The first usable address of an IPv4 network. Pure.
-fn first_address(cidr: &str) -> String {
-    Network::parse(cidr).map_or_else(|| "10.96.0.1".to_owned(), |network| network.first().to_string())
 }
 
 /// Creates the object unless one of its name is there. A kind that is not served is left out.
@@ -136,16 +132,5 @@ async fn ensure(api: &Api, namespace: &str, object: &Value) -> Result<(), ApiErr
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => Ok(()),
         Err(error) => Err(ApiError { message: format!("{} {:?}: {}", kind.names().kind, target.name, error.message), ..error }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_address_serves_the_api() {
-        assert_eq!(first_address("10.96.0.0/16"), "10.96.0.1");
-        assert_eq!(first_address("172.20.0.0/14"), "172.20.0.1");
     }
 }

@@ -83,7 +83,7 @@ pub struct Settings {
     /// This apiserver's name.
     pub name: String,
     /// The network that Services' addresses come from; its first address is `kubernetes.default`.
-    pub service_cidr: String,
+    pub service_cidr: crate::allocation::range::Network,
     /// The ports of nodes that Services may have.
     pub node_ports: crate::allocation::range::PortRange,
 }

@@ -6,6 +6,7 @@ use balsa_client::{Cause, Client, Object, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, ObjectReference, Pod, ReplicationController, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,8 @@ pub struct Context {
     pub default_accounts: Informer<ServiceAccount>,
     /// ConfigMaps named `kube-root-ca.crt`.
     pub root_cas: Informer<ConfigMap>,
+    /// All ClusterRoles.
+    pub cluster_roles: Informer<ClusterRole>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
 }
@@ -82,6 +85,7 @@ impl Context {
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
+            cluster_roles: Informer::start(client.clone(), Scope::all(), stop.clone()),
             node_leases: Informer::start(client.clone(), leases, stop),
             client,
         }
