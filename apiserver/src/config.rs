@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use balsa_process::tls::TlsFiles;
 
 use crate::allocation::range::{Network, PortRange};
+use crate::audit::AuditFlags;
+use crate::authn::front_proxy::FrontProxyFlags;
 
 /// Flags; each may also be given as `BALSA_<FLAG>`.
 #[derive(Debug, Clone, clap::Parser)]
@@ -23,9 +25,31 @@ pub struct Config {
     /// Where gRPC is served.
     #[arg(long, env = "BALSA_LISTEN_GRPC", default_value = "127.0.0.1:6444")]
     pub listen_grpc: SocketAddr,
-    /// EC P-256 private key (PEM) that signs ServiceAccount tokens. Without it tokens end with the process.
-    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_KEY", value_name = "FILE")]
-    pub service_account_key: Option<PathBuf>,
+    /// EC P-256 private keys (PEM), separated by commas: the first signs ServiceAccount tokens, all of them check
+    /// them. Without any, tokens end with the process.
+    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_KEY", value_name = "FILE", value_delimiter = ',')]
+    pub service_account_key: Vec<PathBuf>,
+    /// For whom tokens are meant that are shown to this API, separated by commas; the issuer where none is given.
+    #[arg(long, env = "BALSA_API_AUDIENCES", value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// Where the keys of ServiceAccount tokens are shown; below the issuer where not given.
+    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_JWKS_URI", default_value = "")]
+    pub service_account_jwks_uri: String,
+    /// Tokens with their users: lines of `token,user,uid,"group1,group2"`.
+    #[arg(long, env = "BALSA_TOKEN_AUTH_FILE", value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Take bootstrap tokens, which are Secrets of kube-system.
+    #[arg(long, env = "BALSA_ENABLE_BOOTSTRAP_TOKEN_AUTH", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub enable_bootstrap_token_auth: bool,
+    /// Let requests without a credential through as system:anonymous.
+    #[arg(long, env = "BALSA_ANONYMOUS_AUTH", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub anonymous_auth: bool,
+    /// Proxies in front.
+    #[command(flatten)]
+    pub requestheader: FrontProxyFlags,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditFlags,
     /// The issuer in ServiceAccount tokens.
     #[arg(
         long,
@@ -62,7 +86,7 @@ impl Config {
             "without --tls-ca, --tls-cert and --tls-key everybody is administrator, so only loopback addresses may be listened on"
         );
         anyhow::ensure!(
-            !has_identity || self.service_account_key.is_some(),
+            !has_identity || !self.service_account_key.is_empty(),
             "--service-account-key is missing: several apiservers must sign tokens with one key"
         );
         Ok(())

@@ -6,6 +6,7 @@
 //! | [`grpc`] | the same for the components |
 //! | [`authn`], [`authz`] | who calls, what they may |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
+//! | [`audit`] | who did what, as a log |
 //! | [`admission`] | what the cluster has to say about a write |
 //! | [`allocation`] | which Service has which address and node port |
 //! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
@@ -17,6 +18,7 @@
 
 pub mod admission;
 pub mod allocation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use config::Config;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -45,9 +48,14 @@ use balsa_proto::api::api_server::ApiServer;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use audit::Auditor;
+use authn::bearer::Tokens;
+use authn::front_proxy::FrontProxy;
+use authn::static_tokens::StaticTokens;
 use authn::token::Signer;
 use authz::Authorizer;
 use pipeline::{Api, Settings};
+use rest::identify::Door;
 use rest::{Rest, misc};
 use storage::etcd::EtcdStore;
 use storage::{Store, compactor};
@@ -75,19 +83,17 @@ pub async fn run_on(
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let signer = match &config.service_account_key {
-        Some(path) => {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Signer::new(&pem, &config.service_account_issuer)?
-        }
-        None => Signer::generate(&config.service_account_issuer)?,
-    };
+    let signer = signer(&config)?;
+    let tokens = tokens(&config)?;
+    let proxy = FrontProxy::load(&config.requestheader)?;
+    let audit = Arc::new(Auditor::start(&config.audit, stop.clone())?);
     let caches = Caches::new(&stored_kinds());
     let api = Arc::new(Api {
         store: store.clone(),
         authorizer: Authorizer::new(caches.clone()),
         caches: caches.clone(),
         signer: Arc::new(signer),
+        tokens,
         settings: Settings {
             name: config.name.clone(),
             service_cidr: config.service_cidr.clone(),
@@ -106,13 +112,41 @@ pub async fn run_on(
         streaming: streaming::Streaming::new(identity.clone()),
         metrics: Arc::default(),
         openapi: misc::OpenApi::default(),
+        door: Door { anonymous: config.anonymous_auth, proxy },
+        audit: audit.clone(),
+        jwks_uri: config.service_account_jwks_uri.clone(),
         address: config.listen.to_string(),
     });
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
-    let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
+    let grpc_served = serve_grpc(grpc::Service { api, audit, plaintext: identity.is_none() }, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);
     stop.cancel();
     served.map(|((), ())| ())
+}
+
+/// What signs ServiceAccount tokens and checks them.
+fn signer(config: &Config) -> anyhow::Result<Signer> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let Some((first, others)) = config.service_account_key.split_first() else {
+        return Signer::generate(&config.service_account_issuer);
+    };
+    let mut signer = Signer::new(&read(first)?, &config.service_account_issuer)?;
+    for other in others {
+        signer.also_trust(&read(other)?)?;
+    }
+    Ok(signer)
+}
+
+/// The other tokens that are taken.
+fn tokens(config: &Config) -> anyhow::Result<Tokens> {
+    let fixed = match &config.token_auth_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            StaticTokens::parse(&text).map_err(|problem| anyhow::anyhow!("--token-auth-file {}: {problem}", path.display()))?
+        }
+        None => StaticTokens::default(),
+    };
+    Ok(Tokens { fixed, bootstrap: config.enable_bootstrap_token_auth, audiences: config.api_audiences.clone() })
 }
 
 /// The kinds whose objects are kept.
@@ -121,7 +155,7 @@ pub fn stored_kinds() -> Vec<&'static dyn balsa_api::kind::Kind> {
 }
 
 async fn serve_grpc(
-    api: Arc<Api>,
+    service: grpc::Service,
     listener: tokio::net::TcpListener,
     identity: Option<&TlsIdentity>,
     stop: CancellationToken,
@@ -134,7 +168,7 @@ async fn serve_grpc(
     if let Some(identity) = identity {
         server = server.tls_config(identity.tonic_server())?;
     }
-    let service = ApiServer::new(grpc::Service { api, plaintext: identity.is_none() })
+    let service = ApiServer::new(service)
         .max_decoding_message_size(MAX_GRPC_BYTES)
         .max_encoding_message_size(usize::MAX);
     let serving = server.add_service(service).serve_with_incoming(TcpListenerStream::new(listener));

@@ -12,9 +12,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::allocation::range::{Network, PortRange};
 use crate::authn::Caller;
+use crate::authn::bearer::Tokens;
+use crate::authn::static_tokens::StaticTokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
 use crate::pipeline::{Api, Settings};
+use crate::rest::identify::Door;
 use crate::rest::{Peer, Rest, misc};
 use crate::storage::Store;
 use crate::storage::memory::MemoryStore;
@@ -30,6 +33,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// As [`Self::start`], with a change to the REST side first.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Rest)) -> Self {
         let store = Arc::new(MemoryStore::default());
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
@@ -39,18 +47,23 @@ impl Server {
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
+            tokens: tokens(),
             settings: Settings { name: "a".into(), service_cidr: Network::default(), node_ports: PortRange::default() },
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
         tokio::time::timeout(Duration::from_secs(60), bootstrap::run(api.clone(), stop.clone())).await.unwrap();
-        let rest = Rest {
+        let mut rest = Rest {
             api,
             streaming: Streaming::new(None),
             metrics: Arc::default(),
             openapi: misc::OpenApi::default(),
+            door: Door::default(),
+            jwks_uri: String::new(),
+            audit: Arc::default(),
             address: "127.0.0.1:6443".into(),
         };
+        change(&mut rest);
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let server = Self { rest: Arc::new(rest), store, _stop: stop.drop_guard() };
@@ -115,12 +128,36 @@ impl Server {
         self.ask(Method::DELETE, path, "application/json", options.to_string()).await
     }
 
+    /// A running watch of somebody with a certificate.
+    pub(crate) async fn watch_as(&self, caller: &Caller, path: &str) -> Running {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.send(Peer::Certified(caller.clone()), request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Running(response.into_body().into_data_stream())
+    }
+
     /// A running watch, as (type, object) pairs.
     async fn watch(&self, path: &str) -> Events {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = self.send(Peer::Loopback, request).await;
         assert_eq!(response.status(), StatusCode::OK);
         Events { stream: response.into_body().into_data_stream(), buffer: Vec::new() }
+    }
+}
+
+/// `ann` of the group `dev` has the token `ann-s`; bootstrap tokens are taken.
+fn tokens() -> Tokens {
+    let fixed = StaticTokens::parse("ann-s,ann,u1,\"dev\"").unwrap();
+    Tokens { fixed, bootstrap: true, audiences: Vec::new() }
+}
+
+/// The bytes of an answer that has not ended.
+pub(crate) struct Running(axum::body::BodyDataStream);
+
+impl Running {
+    /// Whether there was another piece.
+    pub(crate) async fn chunk(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_secs(30), self.0.next()).await.unwrap().is_some()
     }
 }
 
@@ -398,7 +435,7 @@ async fn finalizers_hold_until_the_last_is_gone() {
 
 #[tokio::test]
 async fn strangers_may_nearly_nothing_and_tokens_speak_for_accounts() {
-    let server = Server::start().await;
+    let server = Server::start_with(|rest| rest.door.anonymous = true).await;
     let ask = |peer: Peer, path: &str, token: String| {
         let mut request = Request::get(path);
         if !token.is_empty() {

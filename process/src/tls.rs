@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
@@ -137,8 +138,28 @@ impl TlsIdentity {
 
     /// For any other TLS server. `alpn` in order of preference, such as `[b"h2", b"http/1.1"]`.
     pub fn rustls_server(&self, client: ClientCertificate, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+        self.rustls_server_also(client, alpn, None)
+    }
+
+    /// What checks client certificates against our CA.
+    pub fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        WebPkiClientVerifier::builder_with_provider(self.inner.roots.clone(), provider())
+            .build()
+            .map_err(|error| TlsError::Unusable(error.to_string()))
+    }
+
+    /// As [`Self::rustls_server`]; the handshake also takes client certificates of further authorities. Which of them it
+    /// was is for the caller to ask.
+    pub fn rustls_server_also(
+        &self,
+        client: ClientCertificate,
+        alpn: &[&[u8]],
+        also: Option<&RootCertStore>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let unusable = |problem: &dyn std::fmt::Display| TlsError::Unusable(problem.to_string());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.inner.roots.clone(), provider());
+        let mut roots = RootCertStore::clone(&self.inner.roots);
+        roots.extend(also.iter().flat_map(|also| also.roots.iter().cloned()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
         let verifier = match client {
             ClientCertificate::Required => verifier,
             ClientCertificate::Optional => verifier.allow_unauthenticated(),

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::authn::Caller;
+use crate::authn::bearer::Tokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
 use crate::authz::rbac::Attributes;
@@ -96,6 +97,8 @@ pub struct Api {
     pub caches: Arc<Caches>,
     /// Makes and checks ServiceAccount tokens.
     pub signer: Arc<Signer>,
+    /// Tokens of other sorts.
+    pub tokens: Tokens,
     /// Says who may do what.
     pub authorizer: Authorizer,
     /// From the flags.

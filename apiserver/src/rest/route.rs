@@ -63,6 +63,11 @@ fn decode(text: &str, plus_is_space: bool) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// A percent-encoded text, decoded.
+pub fn percent_decoded(text: &str) -> String {
+    decode(text, false)
+}
+
 /// A request about a resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResourcePath {
