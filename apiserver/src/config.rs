@@ -8,6 +8,7 @@ use balsa_process::tls::TlsFiles;
 use crate::allocation::range::{Network, PortRange};
 use crate::audit::AuditFlags;
 use crate::authn::front_proxy::FrontProxyFlags;
+use crate::flow::config::Limits;
 
 /// Flags; each may also be given as `BALSA_<FLAG>`.
 #[derive(Debug, Clone, clap::Parser)]
@@ -47,6 +48,15 @@ pub struct Config {
     /// Proxies in front.
     #[command(flatten)]
     pub requestheader: FrontProxyFlags,
+    /// How many requests run at once.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Requests that one HTTP/2 connection may have open, watches included.
+    #[arg(long, env = "BALSA_HTTP2_MAX_STREAMS_PER_CONNECTION", default_value_t = 1000)]
+    pub http2_max_streams_per_connection: u32,
+    /// Which resources lie encrypted in the store: an EncryptionConfiguration, as YAML.
+    #[arg(long, env = "BALSA_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
     /// The audit log.
     #[command(flatten)]
     pub audit: AuditFlags,

@@ -5,6 +5,7 @@
 //! | [`rest`] | connections, identities, paths, forms of answers |
 //! | [`grpc`] | the same for the components |
 //! | [`authn`], [`authz`] | who calls, what they may |
+//! | [`flow`] | who runs, who waits, who is told to come back |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
 //! | [`audit`] | who did what, as a log |
 //! | [`admission`] | what the cluster has to say about a write |
@@ -23,6 +24,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod config;
+pub mod flow;
 pub mod grpc;
 pub mod metrics;
 pub mod pipeline;
@@ -33,6 +35,8 @@ pub mod streaming;
 pub mod value;
 pub mod watch_cache;
 
+#[cfg(test)]
+mod bad_input;
 #[cfg(test)]
 mod tests;
 
@@ -54,15 +58,21 @@ use authn::front_proxy::FrontProxy;
 use authn::static_tokens::StaticTokens;
 use authn::token::Signer;
 use authz::Authorizer;
+use flow::FlowControl;
 use pipeline::{Api, Settings};
 use rest::identify::Door;
 use rest::{Rest, misc};
+use storage::encryption::EncryptedStore;
+use storage::encryption::config::Encryption;
 use storage::etcd::EtcdStore;
 use storage::{Store, compactor};
 use watch_cache::{Caches, feed};
 
 /// Largest gRPC message taken: a list of a large cluster on the way out, an object on the way in.
 const MAX_GRPC_BYTES: usize = 64 << 20;
+
+/// Requests that one gRPC connection may have open, watches included: a component has a few dozens.
+const MAX_STREAMS: u32 = 1000;
 
 /// Runs an apiserver until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
@@ -83,6 +93,7 @@ pub async fn run_on(
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let store = encrypted(&config, store)?;
     let signer = signer(&config)?;
     let tokens = tokens(&config)?;
     let proxy = FrontProxy::load(&config.requestheader)?;
@@ -94,6 +105,7 @@ pub async fn run_on(
         caches: caches.clone(),
         signer: Arc::new(signer),
         tokens,
+        flow: FlowControl::new(caches.clone(), config.limits.clone()),
         settings: Settings {
             name: config.name.clone(),
             service_cidr: config.service_cidr.clone(),
@@ -112,6 +124,7 @@ pub async fn run_on(
         streaming: streaming::Streaming::new(identity.clone()),
         metrics: Arc::default(),
         openapi: misc::OpenApi::default(),
+        max_streams: config.http2_max_streams_per_connection,
         door: Door { anonymous: config.anonymous_auth, proxy },
         audit: audit.clone(),
         jwks_uri: config.service_account_jwks_uri.clone(),
@@ -122,6 +135,15 @@ pub async fn run_on(
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);
     stop.cancel();
     served.map(|((), ())| ())
+}
+
+/// The store, with encryption where it is configured.
+fn encrypted(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(path) = &config.encryption_provider_config else { return Ok(store) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let encryption = Encryption::parse(&text)
+        .map_err(|problem| anyhow::anyhow!("--encryption-provider-config {}: {problem}", path.display()))?;
+    Ok(Arc::new(EncryptedStore::new(store, encryption)))
 }
 
 /// What signs ServiceAccount tokens and checks them.
@@ -162,6 +184,7 @@ async fn serve_grpc(
 ) -> anyhow::Result<()> {
     let mut server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        .max_concurrent_streams(Some(MAX_STREAMS))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(8 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)));

@@ -16,6 +16,8 @@ use crate::authn::bearer::Tokens;
 use crate::authn::static_tokens::StaticTokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
+use crate::flow::FlowControl;
+use crate::flow::config::Limits;
 use crate::pipeline::{Api, Settings};
 use crate::rest::identify::Door;
 use crate::rest::{Peer, Rest, misc};
@@ -48,6 +50,7 @@ impl Server {
             caches: caches.clone(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
             tokens: tokens(),
+            flow: FlowControl::new(caches.clone(), Limits::default()),
             settings: Settings { name: "a".into(), service_cidr: Network::default(), node_ports: PortRange::default() },
         });
         let stop = CancellationToken::new();
@@ -58,6 +61,7 @@ impl Server {
             streaming: Streaming::new(None),
             metrics: Arc::default(),
             openapi: misc::OpenApi::default(),
+            max_streams: 1000,
             door: Door::default(),
             jwks_uri: String::new(),
             audit: Arc::default(),

@@ -27,6 +27,7 @@ use crate::audit::policy::Level;
 use crate::audit::{Auditor, Origin, Trail};
 use crate::authn::Caller;
 use crate::authz::rbac::Attributes;
+use crate::flow::Seat;
 use crate::pipeline::body::Body;
 use crate::pipeline::graceful::{DeleteOptions, Propagation};
 use crate::pipeline::list::ListQuery;
@@ -136,9 +137,10 @@ fn call(caller: Caller, cause: Option<pb::Cause>, dry_run: bool, manager: String
 }
 
 impl Service {
-    /// Lets a request through that its caller may make.
-    async fn check(&self, from: &From, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<(), ApiError> {
-        self.check_selected(from, asked, verb, (subresource, name), "").await
+    /// Waits for the request's turn, and lets it through if its caller may make it. It has its turn until the seat is
+    /// dropped.
+    async fn check(&self, from: &From, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<Seat, ApiError> {
+        self.check_selected(from, asked, verb, (subresource, name), ("", 0)).await
     }
 
     async fn check_selected(
@@ -147,8 +149,8 @@ impl Service {
         asked: &Asked,
         verb: &str,
         (subresource, name): (&str, &str),
-        fields: &str,
-    ) -> Result<(), ApiError> {
+        (fields, limit): (&str, usize),
+    ) -> Result<Seat, ApiError> {
         let names = asked.kind.names();
         let attributes = Attributes {
             verb: verb.into(),
@@ -162,12 +164,14 @@ impl Service {
         };
         let attributes = attributes.selecting(fields);
         *from.trail.lock() = self.audit.begin(from.origin(&attributes), &from.caller, None, &attributes);
-        self.api.authorize(&from.caller, &attributes).await
+        let seat = self.api.flow.admit(&from.caller, &attributes, limit).await.map_err(|refused| refused.error)?;
+        self.api.authorize(&from.caller, &attributes).await?;
+        Ok(seat)
     }
 
     async fn create_one(&self, from: From, request: CreateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&from, &asked, "create", &request.subresource, &request.name).await?;
+        let _seat = self.check(&from, &asked, "create", &request.subresource, &request.name).await?;
         let call = call(from.caller.clone(), request.cause, request.dry_run, request.field_manager);
         let body = decode::text(&request.body)?;
         from.trail.lock().request(|| Some(body.value.clone()));
@@ -194,7 +198,7 @@ impl Service {
 
     async fn update_one(&self, from: From, request: UpdateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&from, &asked, "update", &request.subresource, &request.name).await?;
+        let _seat = self.check(&from, &asked, "update", &request.subresource, &request.name).await?;
         let call = call(from.caller.clone(), request.cause, request.dry_run, request.field_manager);
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
         let body: Body = decode::text(&request.body)?;
@@ -208,7 +212,7 @@ impl Service {
 
     async fn patch_one(&self, from: From, request: PatchRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource.clone(), &request.namespace)?;
-        self.check(&from, &asked, "patch", &request.subresource, &request.name).await?;
+        let _seat = self.check(&from, &asked, "patch", &request.subresource, &request.name).await?;
         let format = match request.r#type() {
             pb::patch_request::Type::Json => Format::Json,
             pb::patch_request::Type::Merge => Format::Merge,
@@ -230,7 +234,7 @@ impl Service {
 
     async fn delete_one(&self, from: From, request: DeleteRequest) -> Result<DeleteResponse, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&from, &asked, "delete", "", &request.name).await?;
+        let _seat = self.check(&from, &asked, "delete", "", &request.name).await?;
         let call = call(from.caller.clone(), request.cause, request.dry_run, String::new());
         let propagation = match request.propagation_policy.as_str() {
             "" => None,
@@ -255,7 +259,7 @@ impl Service {
 
     async fn get_one(&self, from: From, request: GetRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check(&from, &asked, "get", &request.subresource, &request.name).await?;
+        let _seat = self.check(&from, &asked, "get", &request.subresource, &request.name).await?;
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
         let mut found = self.api.get(target, Version::parse(&request.resource_version)?).await?;
         if request.subresource == "scale" {
@@ -266,12 +270,13 @@ impl Service {
 
     async fn list_some(&self, from: From, request: ListRequest) -> Result<ListResponse, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check_selected(&from, &asked, "list", ("", ""), &request.field_selector).await?;
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let _seat = self.check_selected(&from, &asked, "list", ("", ""), (&request.field_selector, limit)).await?;
         let query = ListQuery {
             namespace: asked.namespace.clone(),
             labels: request.label_selector,
             fields: request.field_selector,
-            limit: usize::try_from(request.limit).unwrap_or(usize::MAX),
+            limit,
             continue_token: request.continue_token,
             version: request.resource_version,
             version_match: request.resource_version_match,
@@ -286,7 +291,7 @@ impl Service {
 
     async fn start_watch(&self, from: From, request: WatchRequest) -> Result<ReceiverStream<Result<WatchEvent, Status>>, ApiError> {
         let asked = Asked::new(request.resource, &request.namespace)?;
-        self.check_selected(&from, &asked, "watch", ("", ""), &request.field_selector).await?;
+        let _seat = self.check_selected(&from, &asked, "watch", ("", ""), (&request.field_selector, 0)).await?;
         let selection = Selection::parse(asked.kind, &asked.namespace, &request.label_selector, &request.field_selector)?;
         let query = WatchQuery {
             version: request.resource_version,
@@ -328,7 +333,7 @@ impl Service {
     async fn bind_one(&self, from: From, request: BindRequest) -> Result<BindResponse, ApiError> {
         let resource = pb::Resource { group: String::new(), version: "v1".into(), resource: "pods".into() };
         let asked = Asked::new(Some(resource), &request.namespace)?;
-        self.check(&from, &asked, "create", "binding", &request.pod).await?;
+        let _seat = self.check(&from, &asked, "create", "binding", &request.pod).await?;
         let call = call(from.caller.clone(), request.cause, false, String::new());
         let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.pod };
         let binding = json!({"metadata": {"name": request.pod, "uid": request.uid}, "target": {"kind": "Node", "name": request.node}});

@@ -29,8 +29,12 @@ use crate::authn::bearer::Tokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
 use crate::authz::rbac::Attributes;
+use crate::flow::FlowControl;
 use crate::storage::{Entry, Store, StoreError, envelope, faces, place, resource_prefix};
 use crate::watch_cache::{Caches, ResourceCache};
+
+/// Warnings that one answer carries; of more nobody reads.
+const MAX_WARNINGS: usize = 100;
 
 /// Who calls, why, and how.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl Call {
     pub fn warn(&self, text: impl Into<String>) {
         let mut warnings = self.warnings.lock();
         let text = text.into();
-        if !warnings.contains(&text) {
+        if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
             warnings.push(text);
         }
     }
@@ -101,6 +105,8 @@ pub struct Api {
     pub tokens: Tokens,
     /// Says who may do what.
     pub authorizer: Authorizer,
+    /// Says who runs and who waits.
+    pub flow: FlowControl,
     /// From the flags.
     pub settings: Settings,
 }

@@ -110,7 +110,11 @@ impl Api {
     /// The store transaction of a change.
     async fn write_changed(&self, call: &Call, target: Target<'_>, old: &Found, mut new: Value) -> ApiResult<Attempt> {
         let kind = target.kind;
-        if rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value) {
+        let is_stale = async || self.store.is_stale(&target.key()).await.map_err(|error| store_error(error, false));
+        if rules::is_same(&new, &old.value)
+            && !rules::is_released(kind, &new, &old.value)
+            && (call.dry_run || !is_stale().await?)
+        {
             // Nothing to write; but only the store knows whether this is still the state.
             return self.unchanged(call, target, old).await;
         }

@@ -44,6 +44,8 @@ pub struct Rest {
     pub metrics: Arc<Metrics>,
     /// Documents that do not change: OpenAPI.
     pub openapi: misc::OpenApi,
+    /// Requests that one HTTP/2 connection may have open.
+    pub max_streams: u32,
     /// Identities besides certificates and tokens.
     pub door: identify::Door,
     /// The audit log.
@@ -145,9 +147,9 @@ impl Rest {
             let call = call(&parts, caller, now)?;
             let body = if captures { capture::request(&trail, &parts, body).await? } else { body };
             let exchange = exchange(&parts, call);
-            let answered = self.dispatch(&exchange, &asked, Request::from_parts(parts, body)).await;
+            let answered = self.in_turn(&exchange, &asked, Request::from_parts(parts, body)).await;
             let mut response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
-            for warning in exchange.call.warnings.lock().iter().filter_map(|text| answer::warning(text)) {
+            for warning in answer::warnings(&exchange.call.warnings.lock()) {
                 response.headers_mut().append(header::WARNING, warning);
             }
             Ok(response)
@@ -155,6 +157,31 @@ impl Rest {
         .await;
         let response = outcome.unwrap_or_else(|error: ApiError| Answer::from(error).into_response(gzip));
         capture::response(trail, response, is_long).await
+    }
+
+    /// Waits for its turn, then answers.
+    async fn in_turn(&self, exchange: &Exchange, asked: &Attributes, request: Request<Body>) -> ApiResult<Response<Body>> {
+        // What a client or a pod keeps open holds no seat; a watch does until it has begun.
+        if is_long(asked) && asked.verb != "watch" {
+            return self.dispatch(exchange, asked, request).await;
+        }
+        let gzip = header_text(request.headers(), header::ACCEPT_ENCODING).contains("gzip");
+        let limit = exchange.query.get("limit").parse().unwrap_or_default();
+        let (mut response, uids) = match self.api.flow.admit(&exchange.call.caller, asked, limit).await {
+            Ok(mut seat) => {
+                let answered = self.dispatch(exchange, asked, request).await;
+                let response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
+                (response, std::mem::take(&mut seat.uids))
+            }
+            Err(refused) => (Answer::from(refused.error).into_response(gzip), refused.uids),
+        };
+        let headers = [("x-kubernetes-pf-flowschema-uid", uids.0), ("x-kubernetes-pf-prioritylevel-uid", uids.1)];
+        for (name, uid) in headers {
+            if let Ok(value) = HeaderValue::from_str(&uid) {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        }
+        Ok(response)
     }
 
     /// Authorization, then whatever the path is about.

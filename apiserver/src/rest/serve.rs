@@ -100,6 +100,7 @@ async fn connection<S>(rest: Arc<Rest>, stream: TokioIo<S>, (peer, client): (Pee
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let max_streams = rest.max_streams;
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(client);
         let (rest, peer) = (rest.clone(), peer.clone());
@@ -110,7 +111,7 @@ where
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
+        .max_concurrent_streams(max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Duration::from_secs(30));
