@@ -7,6 +7,7 @@
 //! - `STATE`: the name of the state directory that counts, replaced atomically when a snapshot is installed.
 
 pub mod checkpoint;
+pub mod counts;
 pub mod files;
 pub mod hash;
 pub mod keys;

@@ -85,6 +85,7 @@ fn became(change: &Change) -> Became {
 /// Everything that a replica can show of its newest revision.
 fn hash(state: &State) -> Result<u64, Fault> {
     state.read(|view| {
+        crate::disk::counts::check(view)?;
         let position = view.position()?;
         let mut hasher = DefaultHasher::new();
         (position.revision, position.compacted).hash(&mut hasher);

@@ -5,6 +5,7 @@
 
 mod auth;
 mod cluster;
+mod counts;
 mod damage;
 mod faults;
 #[path = "../history/mod.rs"]
