@@ -176,6 +176,11 @@ pub fn item_key(item: &Value, keys: &[&str]) -> Option<String> {
     (!map.is_empty()).then(|| format!("k:{}", Value::Object(map)))
 }
 
+/// Where the items of a list stand, by their keys; of equal keys the first counts.
+fn places(items: &[Value], keys: &[&str]) -> BTreeMap<String, usize> {
+    items.iter().enumerate().rev().filter_map(|(at, item)| Some((item_key(item, keys)?, at))).collect()
+}
+
 /// The shape of what a struct's member or a map's entry holds.
 pub fn member<'a>(shape: Shape<'a>, name: &str) -> Shape<'a> {
     match shape {
@@ -227,9 +232,10 @@ pub fn changed(new: &Value, old: &Value, shape: Shape<'_>) -> Set {
         }
         (Shape::ListMap(keys, r#type), Value::Array(new), Value::Array(old)) => {
             let mut children = BTreeMap::new();
+            let places = places(old, keys);
             for item in new {
                 let Some(key) = item_key(item, keys) else { continue };
-                let known = old.iter().find(|known| item_key(known, keys).as_ref() == Some(&key));
+                let known = places.get(&key).and_then(|at| old.get(*at));
                 let set = match known {
                     Some(known) => changed(item, known, of_type(r#type)),
                     None => {
@@ -269,21 +275,22 @@ pub fn merge(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
             live.iter().chain(added).cloned().collect()
         }
         (Shape::ListMap(keys, r#type), Value::Array(live), Value::Array(config)) => {
-            let find = |items: &[Value], key: &Option<String>| {
-                items.iter().position(|item| key.is_some() && item_key(item, keys) == *key)
+            let (in_live, in_config) = (places(live, keys), places(config, keys));
+            let find = |places: &BTreeMap<String, usize>, key: &Option<String>| {
+                key.as_ref().and_then(|key| places.get(key).copied())
             };
             let mut merged: Vec<Value> = Vec::new();
             let mut waiting = config.iter();
             for item in live {
                 let key = item_key(item, keys);
-                if find(config, &key).is_none() {
+                if find(&in_config, &key).is_none() {
                     merged.push(item.clone());
                     continue;
                 }
                 // Places that the config names are filled in the config's order.
                 for next in waiting.by_ref() {
                     let key = item_key(next, keys);
-                    let known = find(live, &key);
+                    let known = find(&in_live, &key);
                     merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, of_type(r#type))));
                     if known.is_some() {
                         break;
@@ -291,7 +298,7 @@ pub fn merge(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
                 }
             }
             for next in waiting {
-                let known = find(live, &item_key(next, keys));
+                let known = find(&in_live, &item_key(next, keys));
                 merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, of_type(r#type))));
             }
             Value::Array(merged)

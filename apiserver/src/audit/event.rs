@@ -18,6 +18,7 @@ pub struct Facts {
     fixed: Map<String, Value>,
     reference: Option<Map<String, Value>>,
     status: Option<Value>,
+    annotations: Map<String, Value>,
     /// What was sent.
     pub request: Option<Value>,
     /// What was answered.
@@ -90,6 +91,13 @@ impl Facts {
         }
     }
 
+    /// Who allowed it, and by what.
+    pub fn set_decision(&mut self, allowed: bool, reason: &str) {
+        let decision = if allowed { "allow" } else { "forbid" };
+        self.annotations.insert("authorization.k8s.io/decision".to_owned(), json!(decision));
+        self.annotations.insert("authorization.k8s.io/reason".to_owned(), json!(reason));
+    }
+
     /// How it ended. A Status that was answered is said in full; of anything else its code.
     pub fn set_status(&mut self, code: u16, answer: Option<&Value>) {
         let answered = answer.filter(|answer| answer["kind"] == "Status" && answer["apiVersion"] == "v1");
@@ -124,6 +132,9 @@ impl Facts {
                 if let Some(part) = part {
                     event.insert(key.to_owned(), part.clone());
                 }
+            }
+            if !self.annotations.is_empty() {
+                event.insert("annotations".to_owned(), Value::Object(self.annotations.clone()));
             }
         }
         event.insert("stageTimestamp".to_owned(), json!(micros(now)));

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::authn::Caller;
+use crate::authz::Decision;
 use crate::authz::rbac::Attributes;
 use event::Facts;
 use policy::{Level, Policy, Treatment};
@@ -157,6 +158,16 @@ impl Trail {
     /// How much is logged.
     pub fn level(&self) -> Level {
         self.0.as_ref().map_or(Level::None, |record| record.lock().treatment.level)
+    }
+
+    /// What the authorizers said; asked only where it is logged.
+    pub fn decision(&self, decide: impl FnOnce() -> Decision) {
+        let Some(record) = &self.0 else { return };
+        let (allowed, reason) = match decide() {
+            Decision::Allowed(by) => (true, by),
+            Decision::NoOpinion(why) => (false, why),
+        };
+        record.lock().facts.set_decision(allowed, &reason);
     }
 
     /// The object or patch that was sent.

@@ -43,6 +43,7 @@ async fn the_log_says_who_did_what_as_the_policy_has_it() {
     assert_eq!(complete["stage"], "ResponseComplete");
     assert_eq!(complete["responseStatus"], json!({"metadata": {}, "code": 201}));
     assert_eq!(complete["user"]["username"], "ann");
+    assert_eq!(complete["annotations"]["authorization.k8s.io/decision"], "allow");
     assert_eq!(complete["objectRef"], json!({"resource": "secrets", "namespace": "default", "apiVersion": "v1"}));
     assert_eq!((&complete["auditID"], &complete["verb"]), (&received["auditID"], &json!("create")));
     assert!(!complete.to_string().contains("password"), "nothing of a secret at this level");

@@ -138,12 +138,37 @@ fn caller(flags: &FrontProxyFlags, headers: &HeaderMap) -> Option<Caller> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use balsa_process::identity::Actor;
+    use balsa_process::pki::Authority;
     use clap::Parser as _;
 
     #[derive(clap::Parser)]
     struct Flags {
         #[command(flatten)]
         flags: FrontProxyFlags,
+    }
+
+    #[test]
+    fn only_certificates_of_its_own_authority_are_a_proxys() {
+        let folder = tempfile::tempdir().unwrap();
+        let actor = |user: &str| Actor { user: user.into(), groups: Vec::new() };
+        let chain = |authority: &Authority, user: &str| {
+            let (pem, _) = authority.issue(&actor(user), &[]).unwrap();
+            vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()]
+        };
+        let (ours, others) = (folder.path().join("proxy"), folder.path().join("cluster"));
+        let (ours, others) = (Authority::open_or_create(&ours).unwrap(), Authority::open_or_create(&others).unwrap());
+        let ca = folder.path().join("proxy/ca.crt");
+        let load = |names: Vec<String>| {
+            let flags = FrontProxyFlags { ca: Some(ca.clone()), names, ..FrontProxyFlags::default() };
+            FrontProxy::load(&flags).unwrap().unwrap()
+        };
+        let (anybody, named) = (load(Vec::new()), load(vec!["front".into()]));
+        assert!(anybody.vouches(&chain(&ours, "x"), "x") && named.vouches(&chain(&ours, "front"), "front"));
+        assert!(!named.vouches(&chain(&ours, "x"), "x"), "a name that is not allowed");
+        assert!(!anybody.vouches(&chain(&others, "front"), "front"), "another authority");
+        assert!(!anybody.vouches(&[], "front"));
+        assert!(FrontProxy::load(&FrontProxyFlags::default()).unwrap().is_none());
     }
 
     #[test]

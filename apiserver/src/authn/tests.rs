@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::authn::Caller;
+use crate::authn::front_proxy::{FrontProxy, FrontProxyFlags};
 use crate::rest::Peer;
 use crate::tests::Server;
 
@@ -134,4 +135,34 @@ async fn reviews_say_what_is_wrong_with_them() {
     let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
     let (_, rules) = server.ask_as(&agent, Method::POST, path, json!({"spec": {"namespace": "default"}})).await;
     assert_eq!(rules["status"]["incomplete"], true, "{rules}");
+}
+
+#[tokio::test]
+async fn a_proxy_is_believed_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    balsa_process::pki::Authority::open_or_create(folder.path()).unwrap();
+    let flags = FrontProxyFlags {
+        ca: Some(folder.path().join("ca.crt")),
+        user: vec!["x-remote-user".into()],
+        groups: vec!["x-remote-group".into()],
+        ..FrontProxyFlags::default()
+    };
+    let server = Server::start_with(|rest| rest.door.proxy = FrontProxy::load(&flags).unwrap()).await;
+    let ask = async |peer: Peer, named: bool| {
+        let mut request = Request::builder().method(Method::POST).uri(format!("{REVIEWS}/selfsubjectreviews"));
+        if named {
+            request = request.header("x-remote-user", "ann").header("x-remote-group", "dev");
+        }
+        let response = server.send(peer, request.body(Body::from("{}")).unwrap()).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        (code, value["status"]["userInfo"]["username"].as_str().unwrap_or_default().to_owned())
+    };
+    let own = Caller { user: "proxy".into(), groups: vec!["system:authenticated".into()], ..Caller::default() };
+    assert_eq!(ask(Peer::Proxy(None), true).await, (201, "ann".into()));
+    assert_eq!(ask(Peer::Proxy(None), false).await.0, 401, "it says nothing");
+    assert_eq!(ask(Peer::Proxy(Some(own.clone())), false).await, (201, "proxy".into()));
+    assert_eq!(ask(Peer::Certified(own), true).await, (201, "proxy".into()), "the headers of others are air");
+    assert_eq!(ask(Peer::Unknown, true).await.0, 401);
 }

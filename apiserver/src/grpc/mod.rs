@@ -164,6 +164,7 @@ impl Service {
         };
         let attributes = attributes.selecting(fields);
         *from.trail.lock() = self.audit.begin(from.origin(&attributes), &from.caller, None, &attributes);
+        from.trail.lock().decision(|| self.api.authorizer.decide(&from.caller, &attributes));
         let seat = self.api.flow.admit(&from.caller, &attributes, limit).await.map_err(|refused| refused.error)?;
         self.api.authorize(&from.caller, &attributes).await?;
         Ok(seat)

@@ -144,6 +144,7 @@ impl Rest {
         let gzip = header_text(&parts.headers, header::ACCEPT_ENCODING).contains("gzip");
         let outcome = async {
             let caller = impersonated?.unwrap_or(caller);
+            trail.decision(|| self.api.authorizer.decide(&caller, &asked));
             let call = call(&parts, caller, now)?;
             let body = if captures { capture::request(&trail, &parts, body).await? } else { body };
             let exchange = exchange(&parts, call);
@@ -177,7 +178,8 @@ impl Rest {
         };
         let headers = [("x-kubernetes-pf-flowschema-uid", uids.0), ("x-kubernetes-pf-prioritylevel-uid", uids.1)];
         for (name, uid) in headers {
-            if let Ok(value) = HeaderValue::from_str(&uid) {
+            // Of levels and schemas that are no objects yet there is nothing to say.
+            if let Some(value) = HeaderValue::from_str(&uid).ok().filter(|value| !value.is_empty()) {
                 response.headers_mut().insert(HeaderName::from_static(name), value);
             }
         }
