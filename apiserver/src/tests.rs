@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::allocation::range::{Network, PortRange};
+use crate::apiextensions::convert::Reach;
 use crate::authn::Caller;
 use crate::authn::bearer::Tokens;
 use crate::authn::static_tokens::StaticTokens;
@@ -33,6 +34,13 @@ pub(crate) struct Server {
     _stop: DropGuard,
 }
 
+/// A further apiserver on the same store.
+impl Server {
+    pub(crate) async fn beside(&self) -> Self {
+        Self::start_on(self.store.clone(), None).await
+    }
+}
+
 impl Server {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -41,6 +49,21 @@ impl Server {
     /// As [`Self::start`], with a change to the REST side first.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Rest)) -> Self {
         let store = Arc::new(MemoryStore::default());
+        let server = Self::start_changed(store, None, change).await;
+        server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+        server
+    }
+
+    /// `reach`: how webhooks are called, where not as usual.
+    pub(crate) async fn start_on(store: Arc<MemoryStore>, reach: Option<Box<dyn Reach>>) -> Self {
+        Self::start_changed(store, reach, |_| {}).await
+    }
+
+    async fn start_changed(
+        store: Arc<MemoryStore>,
+        reach: Option<Box<dyn Reach>>,
+        change: impl FnOnce(&mut Rest),
+    ) -> Self {
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
         let caches = Caches::new(&stored_kinds());
@@ -48,6 +71,8 @@ impl Server {
             store: store.clone(),
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
+            kinds: Arc::new(crate::apiextensions::Kinds::new(caches.clone())),
+            converter: Arc::default(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
             tokens: tokens(),
             flow: FlowControl::new(caches.clone(), Limits::default()),
@@ -65,14 +90,16 @@ impl Server {
             door: Door::default(),
             jwks_uri: String::new(),
             audit: Arc::default(),
+            aggregation: Arc::new(crate::aggregation::Aggregation::new(None)),
             address: "127.0.0.1:6443".into(),
         };
         change(&mut rest);
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
-        let server = Self { rest: Arc::new(rest), store, _stop: stop.drop_guard() };
-        server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-        server
+        let rest = Arc::new(rest);
+        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::rest::webhook::Hooks::new(&rest))));
+        tokio::spawn(crate::apiextensions::controller::run(rest.api.clone(), stop.clone()));
+        Self { rest, store, _stop: stop.drop_guard() }
     }
 
     pub(crate) async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
@@ -141,7 +168,7 @@ impl Server {
     }
 
     /// A running watch, as (type, object) pairs.
-    async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = self.send(Peer::Loopback, request).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -165,13 +192,13 @@ impl Running {
     }
 }
 
-struct Events {
+pub(crate) struct Events {
     stream: axum::body::BodyDataStream,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    async fn next(&mut self) -> (String, Value) {
+    pub(crate) async fn next(&mut self) -> (String, Value) {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -183,7 +210,7 @@ impl Events {
         }
     }
 
-    async fn next_name(&mut self) -> (String, String) {
+    pub(crate) async fn next_name(&mut self) -> (String, String) {
         let (word, object) = self.next().await;
         (word, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     }

@@ -117,6 +117,11 @@ impl TlsIdentity {
         &self.inner.chain[0]
     }
 
+    /// Our certificate with those above it, and its key: for a TLS client with trust of its own.
+    pub fn credentials(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.inner.chain.clone(), self.inner.key.clone_key())
+    }
+
     /// The CA's certificate, PEM.
     pub fn ca_pem(&self) -> &[u8] {
         &self.inner.ca_pem
@@ -195,9 +200,14 @@ pub fn trusting_client() -> Result<Arc<ClientConfig>, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Unusable(error.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        .with_custom_certificate_verifier(anybody())
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// What [`trusting_client`] checks a server's certificate with.
+pub fn anybody() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(provider()))
 }
 
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 //!
 //! A plug-in's decision is a pure function over the object and what was looked up for it; the looking-up is here.
 
+pub mod certificates;
+pub mod device_admin;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
@@ -10,6 +12,7 @@ pub mod pod_security;
 pub mod priority;
 pub mod resource_quota;
 pub mod service_account;
+pub mod stamps;
 pub mod tolerations;
 
 use balsa_api::status::ApiResult;
@@ -58,6 +61,7 @@ impl Review<'_> {
 /// Fills in what the cluster decides.
 pub async fn mutate(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiResult<()> {
     namespace_lifecycle::admit(api, review).await?;
+    stamps::stamp(review, object);
     if review.creates("nodes") {
         taint_new_node(object);
     }
@@ -85,6 +89,8 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
             pod_resize::admit(api, review, object).await?;
         }
         pod_security::admit(api, review, object).await?;
+        certificates::admit(api, review, object)?;
+        device_admin::admit(api, review, object).await?;
     }
     if review.operation == Operation::Create || pod_resize::is_resize(review) {
         resource_quota::admit(api, review, object).await?;

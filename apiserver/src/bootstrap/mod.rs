@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_api::kind::Part;
+use balsa_api::kinds::flowcontrol;
 use balsa_api::status::ApiError;
 use balsa_process::backoff::Backoff;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -65,6 +66,9 @@ async fn once(api: &Api) -> Result<(), ApiError> {
         roles::all().into_iter().partition(|object| !value::text(object, "/kind").ends_with("Binding"));
     for lot in [roles, bindings] {
         stream::iter(lot).map(|object| async move { ensure_role(api, &object).await }).buffer_unordered(LOT).try_collect::<()>().await?;
+    }
+    for object in flowcontrol::builtin::all() {
+        ensure(api, "", &object).await?;
     }
     let written = api.store.revision().await.map_err(|error| ApiError::unavailable(error.to_string()))?;
     if api.caches.wait_for(written, Duration::from_secs(10)).await {

@@ -1,11 +1,14 @@
 //! The way into a pod: a connection that the pod's node agent opens, as a byte stream, with TLS where it is asked for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_process::tls::TlsIdentity;
 use balsa_proto::node::{PortForwardInput, port_forward_input};
 use bytes::BytesMut;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::TlsConnector;
 
@@ -67,7 +70,41 @@ async fn carry(connection: Connection, far: DuplexStream) {
 
 /// TLS to a pod. Nobody can vouch for a pod's certificate, so none is asked for, as Kubernetes does it.
 pub async fn tls(stream: DuplexStream, address: IpAddr) -> Result<impl Stream, String> {
-    let config = balsa_process::tls::trusting_client().map_err(|error| error.to_string())?;
+    let config = trusting(&Trust::Anybody, None)?;
     let name = ServerName::IpAddress(address.into());
-    TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
+}
+
+/// Whom a client takes for who he says he is.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Everybody.
+    Anybody,
+    /// Those whom these certificates (PEM) vouch for.
+    Bundle(Vec<u8>),
+}
+
+/// How a TLS client of a server with trust of its own is set up. `identity`: what it shows of itself.
+pub fn trusting(trust: &Trust, identity: Option<&TlsIdentity>) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match trust {
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(balsa_process::tls::anybody()),
+        Trust::Bundle(pem) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    match identity {
+        Some(identity) => {
+            let (chain, key) = identity.credentials();
+            builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
+        }
+        None => Ok(builder.with_no_client_auth()),
+    }
 }

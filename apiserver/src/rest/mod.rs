@@ -12,6 +12,7 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::aggregation::Aggregation;
 use crate::audit::policy::Level;
 use crate::audit::{Auditor, Origin};
 use crate::authn::Caller;
@@ -52,6 +54,8 @@ pub struct Rest {
     pub audit: Arc<Auditor>,
     /// Where the keys of tokens are shown; empty: below the issuer.
     pub jwks_uri: String,
+    /// What servers in the cluster serve of the API.
+    pub aggregation: Arc<Aggregation>,
     /// Address under which clients reach this server, for `/api`.
     pub address: String,
 }
@@ -190,9 +194,17 @@ impl Rest {
     async fn dispatch(&self, exchange: &Exchange, asked: &Attributes, request: Request<Body>) -> ApiResult<Response<Body>> {
         let gzip = header_text(request.headers(), header::ACCEPT_ENCODING).contains("gzip");
         match route::route(&exchange.path) {
-            Route::Resource(path) => self.resource(exchange, &path, request, gzip).await,
+            Route::Resource(path) => match self.remote(&path.group, &path.version) {
+                Some(remote) => self.delegate(exchange, &path, &remote, request).await,
+                None => self.resource(exchange, &path, request, gzip).await,
+            },
             route => {
                 self.api.authorizer.check(&exchange.call.caller, asked)?;
+                if let Route::Version(group, version) = &route
+                    && let Some(remote) = self.remote(group, version)
+                {
+                    return Ok(self.pass_on(exchange, &remote, request).await);
+                }
                 if exchange.method != Method::GET && exchange.method != Method::HEAD {
                     return Ok(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed").into_response(false));
                 }

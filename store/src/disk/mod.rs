@@ -14,9 +14,10 @@ pub mod keys;
 pub mod log;
 pub mod options;
 pub mod state;
+pub mod torn;
 pub mod view;
 
-pub use files::real::{replace_file, sync_dir};
+pub use files::real::{make_dir, replace_file, sync_dir};
 
 #[cfg(not(test))]
 pub(crate) use rocksdb as engine;

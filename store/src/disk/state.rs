@@ -140,6 +140,7 @@ impl State {
             }
         }
         let cache = Cache::new_lru_cache(options::STATE_CACHE);
+        files::make_dir(&root.join(&name)).map_err(failed)?;
         let opened = open(&root.join(&name), &cache)?;
         let inner = Inner {
             root: root.to_owned(),

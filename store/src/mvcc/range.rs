@@ -33,6 +33,8 @@ pub fn range(view: &impl View, request: &RangeRequest, position: Position) -> Re
     let target = SortTarget::try_from(request.sort_target).map_err(|_| Refusal::InvalidSortOption)?;
     let keys = KeyRange::new(&request.key, &request.range_end);
     let sorts = order == SortOrder::Descend || target != SortTarget::Key;
+    // Without an order etcd takes the first keys up to the limit, and one, and sorts those by the target.
+    let takes_first = order == SortOrder::None || (order == SortOrder::Ascend && target == SortTarget::Key);
     let filters = [
         request.min_mod_revision,
         request.max_mod_revision,
@@ -42,9 +44,9 @@ pub fn range(view: &impl View, request: &RangeRequest, position: Position) -> Re
     if request.count_only {
         return Ok(RangeResponse { header, count: view.count(&keys, at)?, ..RangeResponse::default() });
     }
-    // Only an unsorted, unfiltered read may stop at its limit: what is behind it is counted, not read.
+    // Such a read may stop at its limit, unless it filters: what is behind it is counted, not read.
     let keep = match usize::try_from(request.limit) {
-        Ok(limit) if limit > 0 && !sorts && filters == [0; 4] => limit.saturating_add(1),
+        Ok(limit) if limit > 0 && takes_first && filters == [0; 4] => limit.saturating_add(1),
         _ => usize::MAX,
     };
     let keys_only = request.keys_only && target != SortTarget::Value;

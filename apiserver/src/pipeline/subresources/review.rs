@@ -111,7 +111,7 @@ fn findings(plural: &str, namespace: &str, review: &Value) -> Vec<FieldError> {
 
 impl Api {
     /// Answers a review.
-    pub async fn review(&self, call: &Call, kind: &'static dyn Kind, namespace: &str, mut review: Value) -> ApiResult<Value> {
+    pub async fn review(&self, call: &Call, kind: &dyn Kind, namespace: &str, mut review: Value) -> ApiResult<Value> {
         let spec = review.get("spec").cloned().unwrap_or_else(|| json!({}));
         let plural = kind.names().plural;
         if plural.ends_with("accessreviews") {
