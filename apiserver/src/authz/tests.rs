@@ -102,10 +102,10 @@ async fn a_node_reads_what_its_pods_need() {
     assert_eq!(get("n2", &secret("used")).await.0, 403);
     assert_eq!(get("n1", "/api/v1/secrets").await.0, 403);
     assert_eq!(get("n1", "/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%3Dused").await.0, 200);
-    assert_eq!(get("n1", "/api/v1/pods").await.0, 403);
-    assert_eq!(get("n1", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.0, 200);
-    assert_eq!(get("n1", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2").await.0, 403);
-    assert_eq!(get("n1", "/api/v1/services").await.0, 200, "its proxy needs them");
+    for needed in ["services", "nodes", "namespaces", "pods", "pods?fieldSelector=spec.nodeName%3Dn1"] {
+        assert_eq!(get("n1", &format!("/api/v1/{needed}")).await.0, 200, "its network needs {needed}");
+    }
+    assert_eq!(get("n1", "/api/v1/configmaps").await.0, 403);
 
     let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
     let bound = |uid: &str| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid}}});

@@ -10,7 +10,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Balsa's own, in the same notation. The controllers of one process share one identity, where Kubernetes gives each
 /// its ServiceAccount: garbage collection, namespaces and aggregation touch every kind. A node agent is the node's
-/// proxy too, and routes to the other nodes' pods.
+/// proxy and its network too: it routes to the other nodes' pods and carries out policies that choose pods anywhere.
 const OWN: &str = "\
 ClusterRole balsa:controllers
   * * *
@@ -25,8 +25,9 @@ ClusterRoleBinding balsa:scheduler
   role ClusterRole/balsa:scheduler
   subject User system:kube-scheduler
 ClusterRole balsa:node-proxier
-  get,list,watch core endpoints,nodes,services
+  get,list,watch core endpoints,namespaces,nodes,pods,services
   get,list,watch discovery.k8s.io endpointslices
+  get,list,watch networking.k8s.io networkpolicies
   get core,events.k8s.io events
 ClusterRoleBinding balsa:node-proxier
   role ClusterRole/balsa:node-proxier

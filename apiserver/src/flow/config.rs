@@ -1,9 +1,9 @@
 //! Levels and schemas as configured, and which request belongs to which. Pure.
 
+use balsa_api::kinds::flowcontrol::builtin;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::defaults;
 use super::machine::{LevelLimits, Limited, Queuing};
 use crate::authn::Caller;
 use crate::authz::rbac::Attributes;
@@ -86,6 +86,11 @@ fn any(list: &[String], wanted: &str) -> bool {
     list.iter().any(|own| own == "*" || own == wanted)
 }
 
+/// The objects that every cluster begins with, of one kind.
+pub fn builtin_of(kind: &str) -> Vec<Value> {
+    builtin::all().into_iter().filter(|object| value::text(object, "/kind") == kind).collect()
+}
+
 /// The objects, and of every cluster's own those that are missing and cannot be missing.
 fn complete(objects: &[Value], defaults: Vec<Value>) -> Vec<Value> {
     if objects.is_empty() {
@@ -142,8 +147,8 @@ impl Configuration {
         if !limits.fair {
             return Self::unfair(limits);
         }
-        let levels = complete(levels, defaults::levels());
-        let mut schemas: Vec<Schema> = complete(schemas, defaults::schemas())
+        let levels = complete(levels, builtin_of("PriorityLevelConfiguration"));
+        let mut schemas: Vec<Schema> = complete(schemas, builtin_of("FlowSchema"))
             .iter()
             .filter_map(|schema| {
                 let level_name = value::text(schema, "/spec/priorityLevelConfiguration/name");

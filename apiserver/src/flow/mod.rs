@@ -3,7 +3,6 @@
 //! | what | where |
 //! |---|---|
 //! | levels and schemas, from the objects of flowcontrol.apiserver.k8s.io (pure) | [`config`] |
-//! | those that every cluster has | [`defaults`] |
 //! | seats, queues, borrowing (pure) | [`machine`] |
 //! | the waiting (here) | [`FlowControl`] |
 //!
@@ -12,7 +11,6 @@
 //! port-forward and proxied requests hold none.
 
 pub mod config;
-pub mod defaults;
 pub mod machine;
 #[cfg(test)]
 mod tests;

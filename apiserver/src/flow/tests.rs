@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::config::{Configuration, Limits};
+use super::config::{Configuration, Limits, builtin_of};
 use super::machine::{Arrival, LevelLimits, Limited, Machine, Queuing, Ticket, Why};
-use super::{FlowControl, defaults};
+use super::FlowControl;
 use crate::authn::Caller;
 use crate::authz::rbac::Attributes;
 use crate::watch_cache::Caches;
@@ -161,11 +161,12 @@ fn requests_belong_to_the_first_schema_that_fits() {
 
 #[test]
 fn objects_of_the_cluster_count_and_the_mandatory_ones_are_never_missing() {
-    let mut own = defaults::schemas().remove(10);
+    let named = |kind: &str, name: &str| builtin_of(kind).into_iter().find(|object| object["metadata"]["name"] == name).unwrap();
+    let mut own = named("FlowSchema", "catch-all");
     own["metadata"] = serde_json::json!({"name": "own", "uid": "u1"});
     own["spec"]["matchingPrecedence"] = 5.into();
     own["spec"]["priorityLevelConfiguration"]["name"] = "own".into();
-    let mut level = defaults::levels().remove(2);
+    let mut level = named("PriorityLevelConfiguration", "node-high");
     level["metadata"] = serde_json::json!({"name": "own", "uid": "u2"});
     let configuration = Configuration::new(&[own], &[level], &Limits::default());
     let flow = configuration.classify(&caller("x", "y"), &ask("get", "", "pods", "d"));
