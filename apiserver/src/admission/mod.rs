@@ -3,7 +3,10 @@
 //! A plug-in's decision is a pure function over the object and what was looked up for it; the looking-up is here.
 
 pub mod certificates;
+pub mod classes;
+pub mod claim_status;
 pub mod device_admin;
+pub mod hooks;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
@@ -11,9 +14,11 @@ pub mod pod_resize;
 pub mod pod_security;
 pub mod priority;
 pub mod resource_quota;
+pub mod runtime_class;
 pub mod service_account;
 pub mod stamps;
 pub mod tolerations;
+pub mod topology;
 
 use balsa_api::status::ApiResult;
 use serde_json::{Value, json};
@@ -58,8 +63,21 @@ impl Review<'_> {
     }
 }
 
-/// Fills in what the cluster decides.
+/// Fills in what the cluster decides: its own plug-ins, then what its users configured. What the latter change is put to
+/// all of them once more.
 pub async fn mutate(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiResult<()> {
+    let mut rounds = hooks::rounds::Rounds::default();
+    loop {
+        plug_ins(api, review, object).await?;
+        hooks::mutate(api, review, object, &mut rounds).await?;
+        if rounds.second || !rounds.wanted {
+            return Ok(());
+        }
+        rounds.second = true;
+    }
+}
+
+async fn plug_ins(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiResult<()> {
     namespace_lifecycle::admit(api, review).await?;
     stamps::stamp(review, object);
     if review.creates("nodes") {
@@ -72,6 +90,12 @@ pub async fn mutate(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiRe
     }
     if review.is("pods") {
         tolerations::add_defaults(object);
+    }
+    classes::fill_in(api, review, object);
+    if review.creates("pods") {
+        runtime_class::admit(api, review, object).await?;
+        let node = value::text(object, "/spec/nodeName").to_owned();
+        topology::label(api, &node, object);
     }
     Ok(())
 }
@@ -90,7 +114,15 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
         }
         pod_security::admit(api, review, object).await?;
         certificates::admit(api, review, object)?;
+        claim_status::admit(api, review, object)?;
         device_admin::admit(api, review, object).await?;
+        classes::check_growth(api, review, object)?;
+        if review.creates("pods") {
+            runtime_class::check(api, review, object).await?;
+        }
+    }
+    if review.operation != Operation::Delete {
+        hooks::validate(api, review, object).await?;
     }
     if review.operation == Operation::Create || pod_resize::is_resize(review) {
         resource_quota::admit(api, review, object).await?;

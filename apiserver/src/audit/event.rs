@@ -91,6 +91,11 @@ impl Facts {
         }
     }
 
+    /// What admission has to say about it.
+    pub fn annotate(&mut self, key: String, text: String) {
+        self.annotations.entry(key).or_insert(Value::String(text));
+    }
+
     /// Who allowed it, and by what.
     pub fn set_decision(&mut self, allowed: bool, reason: &str) {
         let decision = if allowed { "allow" } else { "forbid" };

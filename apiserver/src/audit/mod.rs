@@ -15,6 +15,7 @@ pub mod sink;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -168,6 +169,13 @@ impl Trail {
             Decision::NoOpinion(why) => (false, why),
         };
         record.lock().facts.set_decision(allowed, &reason);
+    }
+
+    /// What admission had to say.
+    pub fn annotate(&self, annotations: &BTreeMap<String, String>) {
+        let Some(record) = &self.0 else { return };
+        let mut record = record.lock();
+        annotations.iter().for_each(|(key, text)| record.facts.annotate(key.clone(), text.clone()));
     }
 
     /// The object or patch that was sent.

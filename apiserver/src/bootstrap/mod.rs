@@ -3,6 +3,7 @@
 pub mod reconcile;
 pub mod roles;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     ensure(api, "", &object("networking.k8s.io/v1", "ServiceCIDR", repair::DEFAULT_NETWORK, network)).await?;
     repair::ready_default(api, Call::internal("bootstrap").now).await?;
     ensure(api, "default", &kubernetes_service(&api.settings.service_cidr)).await?;
+    if let Some(service) = dns_service(&api.settings.service_cidr) {
+        ensure_dns(api, &service).await?;
+    }
     for (name, level, description) in [
         ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
@@ -121,6 +125,30 @@ fn kubernetes_service(network: &Network) -> Value {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}})
 }
 
+/// The Service that names the cluster's DNS: the tenth address, which every node answers itself. `None` for a network
+/// without a tenth address.
+fn dns_service(network: &Network) -> Option<Value> {
+    let tenth = Ipv4Addr::from(u32::from(network.first()).checked_add(9)?);
+    let address = network.is_usable(tenth).then(|| tenth.to_string())?;
+    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    Some(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}}))
+}
+
+/// The address may be somebody's in a cluster that is older than this Service; nodes answer there all the same.
+async fn ensure_dns(api: &Api, service: &Value) -> Result<(), ApiError> {
+    match ensure(api, "kube-system", service).await {
+        Err(error) if error.code == 422 => {
+            tracing::warn!(%error, "the cluster's DNS has no Service");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// Creates the object unless one of its name is there. A kind that is not served is left out.
 async fn ensure(api: &Api, namespace: &str, object: &Value) -> Result<(), ApiError> {
     let (group, version) = balsa_api::meta::split_api_version(value::text(object, "/apiVersion"));
@@ -136,5 +164,17 @@ async fn ensure(api: &Api, namespace: &str, object: &Value) -> Result<(), ApiErr
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => Ok(()),
         Err(error) => Err(ApiError { message: format!("{} {:?}: {}", kind.names().kind, target.name, error.message), ..error }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenth_address_names_the_dns() {
+        let address = |cidr: &str| dns_service(&Network::parse(cidr).unwrap()).map(|service| service["spec"]["clusterIP"].clone());
+        assert_eq!(address("10.96.0.0/16"), Some(json!("10.96.0.10")));
+        assert_eq!(address("10.96.0.0/29"), None);
     }
 }

@@ -133,6 +133,7 @@ fn call(caller: Caller, cause: Option<pb::Cause>, dry_run: bool, manager: String
         field_validation: FieldValidation::Ignore,
         now: Timestamp::now(),
         warnings: parking_lot::Mutex::default(),
+        annotations: parking_lot::Mutex::default(),
     }
 }
 

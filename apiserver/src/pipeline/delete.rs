@@ -31,6 +31,7 @@ impl Api {
             options.preconditions.check(target, &old.value)?;
             let review = Review { call, target, operation: Operation::Delete, subresource: "", old: Some(&old.value) };
             admission::validate(self, &review, &old.value).await?;
+            admission::hooks::delete(self, &review, &old.value, options).await?;
             let (mut new, gone) = match graceful::decide(target.kind, &old.value, options, call.now) {
                 Outcome::Keep => return Ok(Deleted { found: old, gone: false }),
                 Outcome::Remove(new) => (new, true),

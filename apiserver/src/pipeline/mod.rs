@@ -15,6 +15,7 @@ pub mod rules;
 pub mod subresources;
 pub mod update;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use balsa_api::decode::FieldValidation;
@@ -57,6 +58,8 @@ pub struct Call {
     pub now: Timestamp,
     /// What the answer warns of.
     pub warnings: Mutex<Vec<String>>,
+    /// What admission adds to the audit log.
+    pub annotations: Mutex<BTreeMap<String, String>>,
 }
 
 impl Call {
@@ -71,7 +74,13 @@ impl Call {
             field_validation: FieldValidation::Ignore,
             now: Timestamp::now(),
             warnings: Mutex::default(),
+            annotations: Mutex::default(),
         }
+    }
+
+    /// Adds to what the audit log says of this call. The first value of a key stays.
+    pub fn annotate(&self, key: String, text: String) {
+        self.annotations.lock().entry(key).or_insert(text);
     }
 
     /// Adds a warning for the caller.
@@ -115,6 +124,8 @@ pub struct Api {
     pub flow: FlowControl,
     /// From the flags.
     pub settings: Settings,
+    /// Webhooks and admission policies.
+    pub hooks: crate::admission::hooks::Hooks,
 }
 
 /// One object with its revision.

@@ -59,6 +59,7 @@ impl Rest {
         let found = crate::rest::resource::kind_of(&self.api, path).await?;
         let kind = &*found;
         let cut = target::cut(&exchange.path, kind.namespaced());
+        self.admit_connection(exchange, kind, path, cut.rest).await?;
         let wants_upgrade = headers::upgrade(request.headers()).is_some();
         let backend = match path.resource.as_str() {
             "pods" => self.pod_backend(kind, &path.namespace, &Id::parse(&path.name, "pod")?).await?,

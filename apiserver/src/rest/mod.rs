@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod capture;
+pub mod connect;
 pub mod decode;
 pub mod discovery;
 pub mod identify;
@@ -12,7 +13,6 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
-pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,6 +154,7 @@ impl Rest {
             let exchange = exchange(&parts, call);
             let answered = self.in_turn(&exchange, &asked, Request::from_parts(parts, body)).await;
             let mut response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
+            trail.annotate(&exchange.call.annotations.lock());
             for warning in answer::warnings(&exchange.call.warnings.lock()) {
                 response.headers_mut().append(header::WARNING, warning);
             }
@@ -312,6 +313,7 @@ fn call(request: &Parts, caller: Caller, now: Timestamp) -> ApiResult<Call> {
         field_validation: field_validation(&query)?,
         now,
         warnings: Mutex::default(),
+        annotations: Mutex::default(),
     })
 }
 

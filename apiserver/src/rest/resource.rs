@@ -355,6 +355,9 @@ impl Rest {
         }
         let target = target(kind, path);
         let pod = self.api.get(target, Version::Newest).await?.value;
+        if stream != StreamKind::Log {
+            self.admit_connection(exchange, kind, path, "").await?;
+        }
         let node_name = value::text(&pod, "/spec/nodeName").to_owned();
         let node_address = if node_name.is_empty() { String::new() } else { self.node_address(&node_name).await? };
         let pod = serde_json::from_value(pod).map_err(|error| ApiError::internal(format!("the stored pod is malformed: {error}")))?;

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use balsa_cel::{Environment, Program, Type, TypeProvider};
+use serde_json::Value;
+
+use crate::cursor::{list, text};
 
 /// Variables and types beyond those that are always there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,14 +170,30 @@ fn make(scope: Scope) -> Environment {
     made
 }
 
-/// Adds `variables` with no field yet.
-pub fn with_variables(environment: Environment) -> Environment {
-    environment.variable("variables", Type::object(VARIABLES)).object(VARIABLES, [])
+/// A policy's variables with their programs, or what is wrong with them, in order. Each may refer to those before it.
+pub type Variables = Vec<(String, Result<Program, String>)>;
+
+/// Compiles the variables of a policy's spec.
+pub fn variables(spec: &Value, scope: Scope) -> Variables {
+    let mut found: Variables = Vec::new();
+    let mut so_far = with_variables(scope, &found);
+    for variable in list(spec, "variables") {
+        let (name, expression) = (text(variable, "name"), text(variable, "expression"));
+        let program = compile(expression, &so_far, Purpose::Variable);
+        so_far = so_far.object(VARIABLES, [(name, type_of(&program))]);
+        found.push((name.to_owned(), program));
+    }
+    found
 }
 
-/// Adds a field to `variables`: what comes later may refer to it.
-pub fn add_variable(environment: Environment, name: &str, of: Type) -> Environment {
-    environment.object(VARIABLES, [(name, of)])
+/// The environment of a scope in which a policy's variables are known.
+pub fn with_variables(scope: Scope, known: &Variables) -> Environment {
+    let fields = known.iter().map(|(name, program)| (name.as_str(), type_of(program)));
+    environment(scope).variable("variables", Type::object(VARIABLES)).object(VARIABLES, fields)
+}
+
+fn type_of(program: &Result<Program, String>) -> Type {
+    program.as_ref().map_or(Type::Dyn, |program| program.result().clone())
 }
 
 /// Compiles an expression; the error is what a field error says after the value.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use balsa_cel::{Environment, Type};
+use balsa_cel::Environment;
 use serde_json::Value;
 
-use super::expressions::{Purpose, Scope, add_variable, compile, environment, with_variables};
+use super::expressions::{self, Purpose, Scope, Variables, compile, with_variables};
 use super::rules::{choice, match_conditions, match_resources};
 use crate::cursor::At;
 use crate::field::FieldError;
@@ -39,12 +39,7 @@ pub fn validating(object: &Value) -> Vec<FieldError> {
     }
     // Messages do not see the authorizer.
     let message_scope = Scope { authorizer: false, ..scope };
-    let for_messages = known.iter().fold(with_variables(environment(message_scope)), |environment, (name, of)| {
-        add_variable(environment, name, of.clone())
-    });
-    let for_conditions = known.into_iter().fold(with_variables(environment(scope)), |environment, (name, of)| {
-        add_variable(environment, &name, of)
-    });
+    let (for_conditions, for_messages) = (with_variables(scope, &known), with_variables(message_scope, &known));
     for one in validations.items() {
         validation(&mut findings, &one, &for_conditions, &for_messages);
     }
@@ -66,9 +61,7 @@ pub fn mutating(object: &Value) -> Vec<FieldError> {
     }
     let scope = Scope { params: spec.get("paramKind").is_set(), authorizer: true, patches: true };
     let known = variables(&mut findings, &spec, scope);
-    let environment = known.into_iter().fold(with_variables(environment(scope)), |environment, (name, of)| {
-        add_variable(environment, &name, of)
-    });
+    let environment = with_variables(scope, &known);
     let mutations = spec.get("mutations");
     if mutations.len() == 0 {
         findings.push(mutations.required("mutations must contain at least one item"));
@@ -144,11 +137,10 @@ fn is_identifier(name: &str) -> bool {
         && !KEYWORDS.contains(&name)
 }
 
-/// The variables with their types, in order; each may name those before it.
-fn variables(findings: &mut Vec<FieldError>, spec: &At<'_>, scope: Scope) -> Vec<(String, Type)> {
-    let mut known = Vec::new();
-    let mut so_far = with_variables(environment(scope));
-    for variable in spec.get("variables").items() {
+/// The variables, in order, and what is wrong with them.
+fn variables(findings: &mut Vec<FieldError>, spec: &At<'_>, scope: Scope) -> Variables {
+    let known = expressions::variables(spec.value, scope);
+    for (variable, (_, program)) in spec.get("variables").items().zip(&known) {
         let (name, expression) = (variable.get("name"), variable.get("expression"));
         if name.str().trim().is_empty() {
             findings.push(name.required("name is not specified"));
@@ -157,17 +149,9 @@ fn variables(findings: &mut Vec<FieldError>, spec: &At<'_>, scope: Scope) -> Vec
         }
         if expression.str().trim().is_empty() {
             findings.push(expression.required("expression is not specified"));
-            continue;
+        } else if let Err(detail) = program {
+            findings.push(expression.invalid(detail));
         }
-        let of = match compile(expression.str(), &so_far, Purpose::Variable) {
-            Ok(program) => program.result().clone(),
-            Err(detail) => {
-                findings.push(expression.invalid(&detail));
-                Type::Dyn
-            }
-        };
-        so_far = add_variable(so_far, name.str(), of.clone());
-        known.push((name.str().to_owned(), of));
     }
     known
 }

@@ -117,7 +117,7 @@ fn validating_policies_are_checked() {
         "variables": [{"name": "replicas", "expression": "object.spec.replicas"}, {"name": "odd", "expression": "variables.replicas % 2 == 1"}],
         "validations": [{"expression": "variables.odd", "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"},
             {"expression": "variables.replicas > int(params.data.least)", "reason": "Forbidden"}],
-        "auditAnnotations": [{"key": "k", "valueExpression": "variables.odd ? 'odd' : null"}],
+        "auditAnnotations": [{"key": "k", "valueExpression": "variables.odd ? 'odd' : ''"}],
     });
     assert_eq!(of(sound), Vec::<String>::new());
 }

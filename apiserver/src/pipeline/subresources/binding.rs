@@ -5,6 +5,7 @@ use balsa_api::status::{ApiError, ApiResult};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::admission::{Operation, Review, hooks, topology};
 use crate::pipeline::update::Write;
 use crate::pipeline::{Api, Call, Found, Target, rules};
 use crate::value;
@@ -64,8 +65,12 @@ impl Api {
             let binding_kind = balsa_api::meta::GroupVersionKind::new("", "v1", "Binding");
             return Err(ApiError::invalid(&binding_kind, target.name, &findings));
         }
+        let review = Review { call, target, operation: Operation::Create, subresource: "binding", old: None };
+        let mut binding = binding.clone();
+        topology::label(self, node, &mut binding);
+        let binding = hooks::post(self, &review, binding).await?;
         let write = Write { target, part: Part::Other("binding"), by_rules: false };
-        self.modify(call, write, &|pod| bind(target, pod, binding, call.now)).await
+        self.modify(call, write, &|pod| bind(target, pod, &binding, call.now)).await
     }
 }
 

@@ -6,6 +6,7 @@ use balsa_api::status::{ApiError, ApiResult};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::admission::{Operation, Review, hooks};
 use crate::pipeline::graceful::{DeleteOptions, Propagation};
 use crate::pipeline::update::Write;
 use crate::pipeline::{Api, Call, Target, rules};
@@ -124,6 +125,8 @@ pub fn ask(budget: &Value, pod: &str, now: Timestamp) -> Answer {
 impl Api {
     /// Evicts a pod, or says why not.
     pub async fn evict(&self, call: &Call, target: Target<'_>, eviction: &Value) -> ApiResult<()> {
+        let review = Review { call, target, operation: Operation::Create, subresource: "eviction", old: None };
+        let eviction = hooks::post(self, &review, eviction.clone()).await?;
         let options = delete_options(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
         let dry_run = call.dry_run || options.dry_run;
         for _ in 0..ATTEMPTS {

@@ -5,6 +5,7 @@ use balsa_api::meta::GroupVersionKind;
 use balsa_api::status::{ApiError, ApiResult};
 use serde_json::{Value, json};
 
+use crate::admission::{Operation, Review, hooks};
 use crate::authn::token::{Bound, Subject};
 use crate::pipeline::{Api, Call, Target};
 use crate::value;
@@ -22,6 +23,8 @@ impl Api {
     /// Answers a TokenRequest.
     pub async fn request_token(&self, call: &Call, target: Target<'_>, request: &Value) -> ApiResult<Value> {
         let account = self.lookup(target).await?.ok_or_else(|| target.not_found())?.value;
+        let review = Review { call, target, operation: Operation::Create, subresource: "token", old: None };
+        let request = &hooks::post(self, &review, request.clone()).await?;
         let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
         self.check_request(target, seconds)?;
         crate::admission::node_restriction::admit_token(self, call, target, request).await?;
