@@ -11,9 +11,9 @@ use crate::validate::text::{label_value_problems, qualified_name_problems};
 /// How a label is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operator {
-    /// The value is one of these.
+    /// The value is one of these, which are sorted.
     In(Vec<String>),
-    /// The value is none of these, or the label is absent.
+    /// The value is none of these, which are sorted, or the label is absent.
     NotIn(Vec<String>),
     /// The label is there.
     Exists,
@@ -34,13 +34,17 @@ pub struct Requirement {
     pub operator: Operator,
 }
 
+fn has(values: &[String], wanted: &str) -> bool {
+    values.binary_search_by(|value| value.as_str().cmp(wanted)).is_ok()
+}
+
 impl Requirement {
     /// Whether a label with this value (or without one) fulfils the condition.
     pub fn matches(&self, value: Option<&str>) -> bool {
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.iter().any(|v| v == value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.iter().any(|v| v == value)),
+            Operator::In(values) => value.is_some_and(|value| has(values, value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !has(values, value)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
             Operator::GreaterThan(bound) => number().is_some_and(|value| value > *bound),
@@ -254,7 +258,8 @@ pub fn matches_label_selector(
     let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     let exact = selector.match_labels.iter().flatten().all(|(key, value)| label(key) == Some(value.as_str()));
     exact && selector.match_expressions.iter().flatten().all(|expression| {
-        let values = expression.values.clone().unwrap_or_default();
+        let mut values = expression.values.clone().unwrap_or_default();
+        values.sort();
         let operator = match expression.operator.as_str() {
             "In" => Operator::In(values),
             "NotIn" => Operator::NotIn(values),

@@ -96,6 +96,9 @@ struct WireMeta {
     continue_token: String,
 }
 
+/// Findings that one error names: an object of a hundred thousand bad labels is not answered with each of them.
+const MAX_FINDINGS: usize = 1000;
+
 impl ApiError {
     /// Any error; prefer the named constructors.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
@@ -204,7 +207,11 @@ impl ApiError {
 
     /// 422: `Pod "x" is invalid: FINDING`, several findings in brackets.
     pub fn invalid(kind: &GroupVersionKind, name: &str, findings: &[FieldError]) -> Self {
-        let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        let (findings, more) = findings.split_at(findings.len().min(MAX_FINDINGS));
+        let mut texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        if !more.is_empty() {
+            texts.push(format!("and {} more", more.len()));
+        }
         let findings_text = match texts.as_slice() {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),

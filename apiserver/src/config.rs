@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use balsa_process::tls::TlsFiles;
 
 use crate::allocation::range::{Network, PortRange};
+use crate::audit::AuditFlags;
+use crate::authn::front_proxy::FrontProxyFlags;
+use crate::flow::config::Limits;
 
 /// Flags; each may also be given as `BALSA_<FLAG>`.
 #[derive(Debug, Clone, clap::Parser)]
@@ -26,9 +29,40 @@ pub struct Config {
     /// Where gRPC is served.
     #[arg(long, env = "BALSA_LISTEN_GRPC", default_value = "127.0.0.1:6444")]
     pub listen_grpc: SocketAddr,
-    /// EC P-256 private key (PEM) that signs ServiceAccount tokens. Without it tokens end with the process.
-    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_KEY", value_name = "FILE")]
-    pub service_account_key: Option<PathBuf>,
+    /// EC P-256 private keys (PEM), separated by commas: the first signs ServiceAccount tokens, all of them check
+    /// them. Without any, tokens end with the process.
+    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_KEY", value_name = "FILE", value_delimiter = ',')]
+    pub service_account_key: Vec<PathBuf>,
+    /// For whom tokens are meant that are shown to this API, separated by commas; the issuer where none is given.
+    #[arg(long, env = "BALSA_API_AUDIENCES", value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// Where the keys of ServiceAccount tokens are shown; below the issuer where not given.
+    #[arg(long, env = "BALSA_SERVICE_ACCOUNT_JWKS_URI", default_value = "")]
+    pub service_account_jwks_uri: String,
+    /// Tokens with their users: lines of `token,user,uid,"group1,group2"`.
+    #[arg(long, env = "BALSA_TOKEN_AUTH_FILE", value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Take bootstrap tokens, which are Secrets of kube-system.
+    #[arg(long, env = "BALSA_ENABLE_BOOTSTRAP_TOKEN_AUTH", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub enable_bootstrap_token_auth: bool,
+    /// Let requests without a credential through as system:anonymous.
+    #[arg(long, env = "BALSA_ANONYMOUS_AUTH", action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub anonymous_auth: bool,
+    /// Proxies in front.
+    #[command(flatten)]
+    pub requestheader: FrontProxyFlags,
+    /// How many requests run at once.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Requests that one HTTP/2 connection may have open, watches included.
+    #[arg(long, env = "BALSA_HTTP2_MAX_STREAMS_PER_CONNECTION", default_value_t = 1000)]
+    pub http2_max_streams_per_connection: u32,
+    /// Which resources lie encrypted in the store: an EncryptionConfiguration, as YAML.
+    #[arg(long, env = "BALSA_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditFlags,
     /// The issuer in ServiceAccount tokens.
     #[arg(
         long,
@@ -38,7 +72,7 @@ pub struct Config {
     pub service_account_issuer: String,
     /// The network of Services.
     #[arg(long, env = "BALSA_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    pub service_cidr: Network,
     /// The ports of nodes that Services of type NodePort and LoadBalancer may have.
     #[arg(long, env = "BALSA_SERVICE_NODE_PORT_RANGE", default_value_t)]
     pub service_node_port_range: PortRange,
@@ -65,12 +99,7 @@ impl Config {
             "without --tls-ca, --tls-cert and --tls-key everybody is administrator, so only loopback addresses may be listened on"
         );
         anyhow::ensure!(
-            Network::parse(&self.service_cidr).is_some(),
-            "--service-cidr {:?} is no IPv4 network with room for addresses",
-            self.service_cidr
-        );
-        anyhow::ensure!(
-            !has_identity || self.service_account_key.is_some(),
+            !has_identity || !self.service_account_key.is_empty(),
             "--service-account-key is missing: several apiservers must sign tokens with one key"
         );
         Ok(())

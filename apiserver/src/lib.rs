@@ -5,7 +5,9 @@
 //! | [`rest`] | connections, identities, paths, forms of answers |
 //! | [`grpc`] | the same for the components |
 //! | [`authn`], [`authz`] | who calls, what they may |
+//! | [`flow`] | who runs, who waits, who is told to come back |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
+//! | [`audit`] | who did what, as a log |
 //! | [`aggregation`] | parts of the API that servers in the cluster serve |
 //! | [`admission`] | what the cluster has to say about a write |
 //! | [`apiextensions`] | custom resources: kinds that come and go |
@@ -22,10 +24,12 @@ pub mod admission;
 pub mod aggregation;
 pub mod allocation;
 pub mod apiextensions;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod config;
+pub mod flow;
 pub mod grpc;
 pub mod metrics;
 pub mod pipeline;
@@ -38,6 +42,8 @@ pub mod value;
 pub mod watch_cache;
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]
 mod tests;
@@ -45,6 +51,7 @@ mod tests;
 pub use config::Config;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -54,16 +61,27 @@ use balsa_proto::api::api_server::ApiServer;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use audit::Auditor;
+use authn::bearer::Tokens;
+use authn::front_proxy::FrontProxy;
+use authn::static_tokens::StaticTokens;
 use authn::token::Signer;
 use authz::Authorizer;
+use flow::FlowControl;
 use pipeline::{Api, Settings};
+use rest::identify::Door;
 use rest::{Rest, misc};
+use storage::encryption::EncryptedStore;
+use storage::encryption::config::Encryption;
 use storage::etcd::EtcdStore;
 use storage::{Store, compactor};
 use watch_cache::{Caches, feed};
 
 /// Largest gRPC message taken: a list of a large cluster on the way out, an object on the way in.
 const MAX_GRPC_BYTES: usize = 64 << 20;
+
+/// Requests that one gRPC connection may have open, watches included: a component has a few dozens.
+const MAX_STREAMS: u32 = 1000;
 
 /// Runs an apiserver until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
@@ -84,13 +102,11 @@ pub async fn run_on(
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let signer = match &config.service_account_key {
-        Some(path) => {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Signer::new(&pem, &config.service_account_issuer)?
-        }
-        None => Signer::generate(&config.service_account_issuer)?,
-    };
+    let store = encrypted(&config, store)?;
+    let signer = signer(&config)?;
+    let tokens = tokens(&config)?;
+    let proxy = FrontProxy::load(&config.requestheader)?;
+    let audit = Arc::new(Auditor::start(&config.audit, stop.clone())?);
     let caches = Caches::new(&stored_kinds());
     let api = Arc::new(Api {
         store: store.clone(),
@@ -99,6 +115,8 @@ pub async fn run_on(
         kinds: Arc::new(apiextensions::Kinds::new(caches.clone())),
         converter: Arc::default(),
         signer: Arc::new(signer),
+        tokens,
+        flow: FlowControl::new(caches.clone(), config.limits.clone()),
         settings: Settings {
             name: config.name.clone(),
             service_cidr: config.service_cidr.clone(),
@@ -119,6 +137,10 @@ pub async fn run_on(
         streaming: streaming::Streaming::new(identity.clone()),
         metrics: Arc::default(),
         openapi: misc::OpenApi::default(),
+        max_streams: config.http2_max_streams_per_connection,
+        door: Door { anonymous: config.anonymous_auth, proxy },
+        audit: audit.clone(),
+        jwks_uri: config.service_account_jwks_uri.clone(),
         aggregation: Arc::new(aggregation::Aggregation::new(identity.clone())),
         address: config.listen.to_string(),
     });
@@ -131,10 +153,44 @@ pub async fn run_on(
     api.hooks.set_dial(rest.dialer());
     tokio::spawn(admission::hooks::policy::types::run(api.clone(), stop.clone()));
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
-    let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
+    let grpc_served = serve_grpc(grpc::Service { api, audit, plaintext: identity.is_none() }, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);
     stop.cancel();
     served.map(|((), ())| ())
+}
+
+/// The store, with encryption where it is configured.
+fn encrypted(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(path) = &config.encryption_provider_config else { return Ok(store) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let encryption = Encryption::parse(&text)
+        .map_err(|problem| anyhow::anyhow!("--encryption-provider-config {}: {problem}", path.display()))?;
+    Ok(Arc::new(EncryptedStore::new(store, encryption)))
+}
+
+/// What signs ServiceAccount tokens and checks them.
+fn signer(config: &Config) -> anyhow::Result<Signer> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let Some((first, others)) = config.service_account_key.split_first() else {
+        return Signer::generate(&config.service_account_issuer);
+    };
+    let mut signer = Signer::new(&read(first)?, &config.service_account_issuer)?;
+    for other in others {
+        signer.also_trust(&read(other)?)?;
+    }
+    Ok(signer)
+}
+
+/// The other tokens that are taken.
+fn tokens(config: &Config) -> anyhow::Result<Tokens> {
+    let fixed = match &config.token_auth_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            StaticTokens::parse(&text).map_err(|problem| anyhow::anyhow!("--token-auth-file {}: {problem}", path.display()))?
+        }
+        None => StaticTokens::default(),
+    };
+    Ok(Tokens { fixed, bootstrap: config.enable_bootstrap_token_auth, audiences: config.api_audiences.clone() })
 }
 
 /// The kinds whose objects are kept.
@@ -143,20 +199,21 @@ pub fn stored_kinds() -> Vec<&'static dyn balsa_api::kind::Kind> {
 }
 
 async fn serve_grpc(
-    api: Arc<Api>,
+    service: grpc::Service,
     listener: tokio::net::TcpListener,
     identity: Option<&TlsIdentity>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        .max_concurrent_streams(Some(MAX_STREAMS))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(8 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)));
     if let Some(identity) = identity {
         server = server.tls_config(identity.tonic_server())?;
     }
-    let service = ApiServer::new(grpc::Service { api, plaintext: identity.is_none() })
+    let service = ApiServer::new(service)
         .max_decoding_message_size(MAX_GRPC_BYTES)
         .max_encoding_message_size(usize::MAX);
     let serving = server.add_service(service).serve_with_incoming(TcpListenerStream::new(listener));

@@ -10,12 +10,17 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::allocation::range::PortRange;
+use crate::allocation::range::{Network, PortRange};
 use crate::apiextensions::convert::Reach;
 use crate::authn::Caller;
+use crate::authn::bearer::Tokens;
+use crate::authn::static_tokens::StaticTokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
+use crate::flow::FlowControl;
+use crate::flow::config::Limits;
 use crate::pipeline::{Api, Settings};
+use crate::rest::identify::Door;
 use crate::rest::{Peer, Rest, misc};
 use crate::storage::Store;
 use crate::storage::memory::MemoryStore;
@@ -38,14 +43,27 @@ impl Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// As [`Self::start`], with a change to the REST side first.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Rest)) -> Self {
         let store = Arc::new(MemoryStore::default());
-        let server = Self::start_on(store, None).await;
+        let server = Self::start_changed(store, None, change).await;
         server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         server
     }
 
     /// `reach`: how webhooks are called, where not as usual.
     pub(crate) async fn start_on(store: Arc<MemoryStore>, reach: Option<Box<dyn Reach>>) -> Self {
+        Self::start_changed(store, reach, |_| {}).await
+    }
+
+    async fn start_changed(
+        store: Arc<MemoryStore>,
+        reach: Option<Box<dyn Reach>>,
+        change: impl FnOnce(&mut Rest),
+    ) -> Self {
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
         let caches = Caches::new(&stored_kinds());
@@ -56,20 +74,27 @@ impl Server {
             kinds: Arc::new(crate::apiextensions::Kinds::new(caches.clone())),
             converter: Arc::default(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
-            settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
+            tokens: tokens(),
+            flow: FlowControl::new(caches.clone(), Limits::default()),
+            settings: Settings { name: "a".into(), service_cidr: Network::default(), node_ports: PortRange::default() },
             hooks: crate::admission::hooks::Hooks::default(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(caches, store.clone(), stop.clone()));
         tokio::time::timeout(Duration::from_secs(60), bootstrap::run(api.clone(), stop.clone())).await.unwrap();
-        let rest = Rest {
+        let mut rest = Rest {
             api,
             streaming: Streaming::new(None),
             metrics: Arc::default(),
             openapi: misc::OpenApi::default(),
+            max_streams: 1000,
+            door: Door::default(),
+            jwks_uri: String::new(),
+            audit: Arc::default(),
             aggregation: Arc::new(crate::aggregation::Aggregation::new(None)),
             address: "127.0.0.1:6443".into(),
         };
+        change(&mut rest);
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let rest = Arc::new(rest);
@@ -90,6 +115,24 @@ impl Server {
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// As [`Self::ask`] with JSON, by somebody with a certificate.
+    pub(crate) async fn ask_as(&self, caller: &Caller, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request =
+            Request::builder().method(method).uri(path).header("content-type", content_type).body(Body::from(body)).unwrap();
+        let response = self.send(Peer::Certified(caller.clone()), request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Waits until everything that was written is in the caches.
+    pub(crate) async fn settle(&self) {
+        let written = self.store.revision().await.unwrap();
+        assert!(self.rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
@@ -118,12 +161,36 @@ impl Server {
         self.ask(Method::DELETE, path, "application/json", options.to_string()).await
     }
 
+    /// A running watch of somebody with a certificate.
+    pub(crate) async fn watch_as(&self, caller: &Caller, path: &str) -> Running {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.send(Peer::Certified(caller.clone()), request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Running(response.into_body().into_data_stream())
+    }
+
     /// A running watch, as (type, object) pairs.
     pub(crate) async fn watch(&self, path: &str) -> Events {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = self.send(Peer::Loopback, request).await;
         assert_eq!(response.status(), StatusCode::OK);
         Events { stream: response.into_body().into_data_stream(), buffer: Vec::new() }
+    }
+}
+
+/// `ann` of the group `dev` has the token `ann-s`; bootstrap tokens are taken.
+fn tokens() -> Tokens {
+    let fixed = StaticTokens::parse("ann-s,ann,u1,\"dev\"").unwrap();
+    Tokens { fixed, bootstrap: true, audiences: Vec::new() }
+}
+
+/// The bytes of an answer that has not ended.
+pub(crate) struct Running(axum::body::BodyDataStream);
+
+impl Running {
+    /// Whether there was another piece.
+    pub(crate) async fn chunk(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_secs(30), self.0.next()).await.unwrap().is_some()
     }
 }
 
@@ -401,7 +468,7 @@ async fn finalizers_hold_until_the_last_is_gone() {
 
 #[tokio::test]
 async fn strangers_may_nearly_nothing_and_tokens_speak_for_accounts() {
-    let server = Server::start().await;
+    let server = Server::start_with(|rest| rest.door.anonymous = true).await;
     let ask = |peer: Peer, path: &str, token: String| {
         let mut request = Request::get(path);
         if !token.is_empty() {

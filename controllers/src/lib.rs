@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod cluster_tests;
+pub mod cluster_role;
 pub mod common;
 pub mod config;
 pub mod cronjob;

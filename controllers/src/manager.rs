@@ -3,9 +3,9 @@
 //! Running: ReplicaSet, ReplicationController, Deployment, StatefulSet, DaemonSet, Job and its time to live, CronJob, node
 //! life cycle, taint eviction, node IPAM, pod garbage, namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`,
 //! garbage collection by owner references, EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and
-//! ResourceQuota status.
+//! ResourceQuota status, ClusterRole aggregation.
 //!
-//! Not there yet: HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
+//! Not there yet: HorizontalPodAutoscaler, volume binding and provisioning, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster_role::ClusterRoles;
 use crate::config::Config;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
@@ -72,6 +73,10 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
         (
             "namespace-defaults",
             Box::new(move |context, stop| Box::pin(NamespaceDefaults::run(context, root_ca.clone(), stop))),
+        ),
+        (
+            "clusterrole-aggregation",
+            Box::new(|context, stop| Box::pin(ClusterRoles::run(context, stop))),
         ),
         ("endpointslice", Box::new(|context, stop| Box::pin(EndpointSlices::run(context, stop)))),
         ("endpointslice-mirroring", Box::new(|context, stop| Box::pin(Mirroring::run(context, stop)))),
@@ -126,9 +131,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let metrics = Metrics::register(&mut registry);
     let listener = observe::bind(config.listen).await?;
     tracing::info!(name = config.name, listen = %listener.local_addr()?, "controllers are up");
-    let served = tokio::spawn(observe::serve(listener, tls, Arc::new(registry), Arc::new(|| Ok(())), stop.clone()));
+    let election = LeaderConfig::new(LEASE, &config.name);
+    let health = Arc::new(election.check());
+    let served = tokio::spawn(observe::serve(listener, tls, Arc::new(registry), health, stop.clone()));
     let recorder = EventRecorder::new(client.clone(), "kube-controller-manager", "");
-    let leading = leader::run(client.clone(), LeaderConfig::new(LEASE, &config.name), stop.clone(), |lost| {
+    let leading = leader::run(client.clone(), election, stop.clone(), |lost| {
         let (config, root_ca, client) = (config.clone(), root_ca.clone(), client.clone());
         let (recorder, metrics) = (recorder.clone(), metrics.clone());
         async move { lead(&config, &root_ca, &client, &recorder, &metrics, lost).await }

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
@@ -104,7 +107,7 @@ impl TlsFiles {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -140,8 +143,28 @@ impl TlsIdentity {
 
     /// For any other TLS server. `alpn` in order of preference, such as `[b"h2", b"http/1.1"]`.
     pub fn rustls_server(&self, client: ClientCertificate, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+        self.rustls_server_also(client, alpn, None)
+    }
+
+    /// What checks client certificates against our CA.
+    pub fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        WebPkiClientVerifier::builder_with_provider(self.inner.roots.clone(), provider())
+            .build()
+            .map_err(|error| TlsError::Unusable(error.to_string()))
+    }
+
+    /// As [`Self::rustls_server`]; the handshake also takes client certificates of further authorities. Which of them it
+    /// was is for the caller to ask.
+    pub fn rustls_server_also(
+        &self,
+        client: ClientCertificate,
+        alpn: &[&[u8]],
+        also: Option<&RootCertStore>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let unusable = |problem: &dyn std::fmt::Display| TlsError::Unusable(problem.to_string());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.inner.roots.clone(), provider());
+        let mut roots = RootCertStore::clone(&self.inner.roots);
+        roots.extend(also.iter().flat_map(|also| also.roots.iter().cloned()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
         let verifier = match client {
             ClientCertificate::Required => verifier,
             ClientCertificate::Optional => verifier.allow_unauthenticated(),
@@ -167,5 +190,60 @@ impl TlsIdentity {
             .with_client_auth_cert(self.inner.chain.clone(), self.inner.key.clone_key())
             .map_err(|error| TlsError::Unusable(error.to_string()))?;
         Ok(Arc::new(config))
+    }
+}
+
+/// For a TLS client that takes any server's certificate, because nobody can vouch for it: a pod that is probed or
+/// proxied to, as Kubernetes does it. The handshake is still checked: the server holds the key of what it shows.
+pub fn trusting_client() -> Result<Arc<ClientConfig>, TlsError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Unusable(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(anybody())
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// What [`trusting_client`] checks a server's certificate with.
+pub fn anybody() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(provider()))
+}
+
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -69,7 +69,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         explain = %explained.local_addr()?,
         "scheduler starting"
     );
-    let health: observe::Health = Arc::new(|| Ok(()));
+    let election = LeaderConfig::new("kube-scheduler", &config.name);
+    let health: observe::Health = Arc::new(election.check());
     let observing = observe::serve(observed, tls.clone(), Arc::new(registry), health, stop.clone());
     let mut server = tonic::transport::Server::builder();
     if let Some(tls) = &tls {
@@ -86,7 +87,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         namespaces: Informer::<Namespace>::start(client.clone(), Scope::all(), stop.clone()),
     };
     let recorder = EventRecorder::new(client.clone(), "default-scheduler", "");
-    let election = LeaderConfig::new("kube-scheduler", &config.name);
     let leading = leader::run(client.clone(), election, stop.clone(), |lost| {
         let driver = Driver::new(client.clone(), recorder.clone(), metrics.clone(), explanations.clone(), lost);
         let (inputs, metrics, explanations) = (inputs.clone(), metrics.clone(), explanations.clone());

@@ -70,8 +70,10 @@ pub fn json_or_yaml(bytes: &[u8]) -> Result<Decoded, String> {
 impl Decoded {
     /// Puts unknown fields' paths into the order in which they stand in the body.
     pub fn in_document_order(&self, mut paths: Vec<String>) -> Vec<String> {
-        let place = |path: &String| self.order.iter().position(|known| known == path).unwrap_or(usize::MAX);
-        paths.sort_by_key(place);
+        let places: std::collections::BTreeMap<&str, usize> =
+            self.order.iter().enumerate().rev().map(|(place, path)| (path.as_str(), place)).collect();
+        paths.sort_by_cached_key(|path| places.get(path.as_str()).copied().unwrap_or(usize::MAX));
+        paths.truncate(MAX_COMPLAINTS);
         paths
     }
 
@@ -128,6 +130,10 @@ enum Step {
 
 /// More keys than this are not remembered: their order is not worth the memory.
 const MAX_ORDER: usize = 20_000;
+/// Nor are keys at longer paths than this: one long key above many short ones would otherwise be copied for each.
+const MAX_PLACE: usize = 1024;
+/// More unknown or duplicate fields are not named, as in Kubernetes' strict JSON.
+const MAX_COMPLAINTS: usize = 100;
 
 impl Trace {
     fn place(&self) -> String {
@@ -152,15 +158,25 @@ impl Trace {
 
     fn enter(&mut self, key: &str, seen: bool) {
         self.path.push(Step::Key(key.to_owned()));
-        if seen {
-            let place = self.place();
-            if !self.duplicates.contains(&place) && self.duplicates.len() < 100 {
-                self.duplicates.push(place);
-            }
-        } else if self.order.len() < MAX_ORDER {
-            let place = self.place();
-            self.order.push(place);
+        let wanted = if seen { self.duplicates.len() < MAX_COMPLAINTS } else { self.order.len() < MAX_ORDER };
+        if !wanted || self.size() > MAX_PLACE {
+            return;
         }
+        let place = self.place();
+        if !seen {
+            self.order.push(place);
+        } else if !self.duplicates.contains(&place) {
+            self.duplicates.push(place);
+        }
+    }
+
+    /// Bytes of the place, about.
+    fn size(&self) -> usize {
+        let bytes = |step: &Step| match step {
+            Step::Key(key) => key.len() + 1,
+            Step::Index(_) => 8,
+        };
+        self.path.iter().map(bytes).sum()
     }
 
     fn finish(self, value: Value) -> Decoded {
@@ -194,6 +210,19 @@ mod tests {
         for bad in [&b""[..], b"{", b"{\"a\" 1}", b"\xff\xfe", b"{\"a\":1}}", b"nul"] {
             assert!(json(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_long_key_above_many_short_ones_is_not_copied_for_each() {
+        let many: Vec<String> = (0..50_000).map(|index| format!("\"{index}\":1")).collect();
+        let text = format!("{{\"{}\":{{{}}}}}", "k".repeat(1 << 20), many.join(","));
+        let decoded = json(text.as_bytes()).expect("json");
+        assert!(decoded.order.iter().map(String::len).sum::<usize>() < 1 << 20);
+        let many = many.join(",");
+        let decoded = json(format!("{{{many},{many}}}").as_bytes()).expect("json");
+        assert_eq!(decoded.duplicates.len(), MAX_COMPLAINTS);
+        let unknown: Vec<String> = (0..50_000).map(|index| index.to_string()).collect();
+        assert_eq!(decoded.in_document_order(unknown.into_iter().rev().collect())[..2], ["0", "1"]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::status::ApiError;
 
 /// More operations than this in one JSON patch are refused.
 const MAX_OPERATIONS: usize = 10_000;
+/// How many values all operations of a JSON patch may move or compare.
+const MAX_WORK: usize = 20_000_000;
 /// How many bytes a JSON patch may copy within the object.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 
@@ -29,8 +31,12 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
     let patch: json_patch::Patch =
         serde_json::from_value(patch.clone()).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
     let mut out = object.clone();
-    let mut copied = 0usize;
+    let (mut copied, mut work) = (0usize, 0usize);
     for operation in &patch.0 {
+        work = work.saturating_add(work_of(operation, &out));
+        if work > MAX_WORK {
+            return Err(ApiError::too_large("the JSON patch asks for more work than is allowed"));
+        }
         use json_patch::PatchOperation::{Copy, Move};
         let from = match operation {
             Copy(copy) => Some(&copy.from),
@@ -53,6 +59,34 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
         })?;
     }
     Ok(out)
+}
+
+/// About how many values an operation moves or compares: an item in front of a long list moves all others, a test looks
+/// at everything below it.
+fn work_of(operation: &json_patch::PatchOperation, object: &Value) -> usize {
+    use json_patch::PatchOperation::{Add, Copy, Move, Remove, Replace, Test};
+    let moved = |path: &json_patch::jsonptr::PointerBuf| {
+        let list = path.parent().and_then(|parent| parent.resolve(object).ok()).and_then(Value::as_array);
+        list.map_or(1, Vec::len)
+    };
+    match operation {
+        Add(add) => moved(&add.path),
+        Remove(remove) => moved(&remove.path),
+        Move(move_to) => moved(&move_to.from).saturating_add(moved(&move_to.path)),
+        Copy(copy) => moved(&copy.path),
+        Replace(_) => 1,
+        Test(test) => size(&test.value),
+    }
+}
+
+/// Values within a value, texts by their length.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(size).sum::<usize>() + 1,
+        Value::Object(map) => map.values().map(size).sum::<usize>() + map.len() + 1,
+        Value::String(text) => text.len() / 16 + 1,
+        _ => 1,
+    }
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {
@@ -107,6 +141,19 @@ mod tests {
         ] {
             assert_eq!(super::json(&object, &patch).expect_err("refused").code, code, "{patch}");
         }
+    }
+
+    #[test]
+    fn patches_that_would_take_for_ever_are_refused() {
+        let list: Vec<Value> = (0..100_000).map(Value::from).collect();
+        let object = json!({"l": list, "t": "x".repeat(1 << 20)});
+        let first = vec![json!({"op": "add", "path": "/l/0", "value": 1}); 10_000];
+        let twice = vec![json!({"op": "copy", "from": "/l", "path": "/l/-"}); 40];
+        let tests = vec![json!({"op": "test", "path": "/t", "value": "x".repeat(1 << 12)}); 10_000];
+        for patch in [first, twice] {
+            assert_eq!(super::json(&object, &Value::from(patch)).expect_err("refused").code, 413);
+        }
+        assert_eq!(super::json(&object, &Value::from(tests)).expect_err("refused").code, 422);
     }
 
     #[test]

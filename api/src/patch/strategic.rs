@@ -1,6 +1,8 @@
 //! Strategic merge patch: like a merge patch, but lists of objects are merged by a key that the type names, and
 //! directives (`$patch`, `$retainKeys`, `$setElementOrder`, `$deleteFromPrimitiveList`) say what else to do.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
@@ -189,11 +191,17 @@ fn ordered(items: Vec<Value>, order: &[Value], key: Option<&str>) -> Vec<Value> 
         Some(key) => value.get(key).cloned(),
         None => Some(value.clone()),
     };
-    let wanted: Vec<Option<Value>> = order.iter().map(identity).collect();
-    let rank = |item: &Value| wanted.iter().position(|wanted| wanted.is_some() && *wanted == identity(item));
+    // The first place of each identity; as text, because values have no order.
+    let places: BTreeMap<String, usize> = order
+        .iter()
+        .enumerate()
+        .rev()
+        .filter_map(|(place, item)| Some((identity(item)?.to_string(), place)))
+        .collect();
+    let rank = |item: &Value| identity(item).and_then(|identity| places.get(&identity.to_string()).copied());
     let (mut named, free): (Vec<(usize, Value)>, Vec<(usize, Value)>) =
         items.into_iter().enumerate().partition(|(_, item)| rank(item).is_some());
-    named.sort_by_key(|(_, item)| rank(item));
+    named.sort_by_cached_key(|(_, item)| rank(item));
     // Server-only items go before the first named item that stood after them.
     let mut out: Vec<Value> = Vec::with_capacity(named.len() + free.len());
     let mut free = free.into_iter().peekable();

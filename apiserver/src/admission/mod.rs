@@ -103,7 +103,7 @@ async fn plug_ins(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiResu
 /// Refuses what the cluster does not allow.
 pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<()> {
     namespace_lifecycle::protect(review)?;
-    node_restriction::admit(review, object)?;
+    node_restriction::admit(api, review, object).await?;
     if review.operation != Operation::Delete {
         let resizes = pod_resize::is_resize(review);
         if review.creates("pods") || resizes {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 /// A range of numbers, both ends included, with the first number of its upper band.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,22 @@ pub struct Network {
     band: Band,
 }
 
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse_masked(text).ok_or_else(|| format!("{text:?} is no IPv4 network with room for addresses"))
+    }
+}
+
+impl Default for Network {
+    /// `10.96.0.0/16`
+    fn default() -> Self {
+        let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
+        Self { text: "10.96.0.0/16".to_owned(), base, bits: 16, band: Band { first: base + 1, last: base + 0xfffe, upper: base + 257 } }
+    }
+}
+
 impl Network {
     /// From `10.96.0.0/16`. `None`: no IPv4 network, one with something behind its prefix, or without room for an address.
     pub fn parse(text: &str) -> Option<Self> {
@@ -62,6 +79,15 @@ impl Network {
         // Neither the network's own address nor the one for all.
         let band = Band::new(base + 1, base + size - 1, reserved(size.saturating_add(1), 16, 256, 16))?;
         Some(Self { text: text.to_owned(), base, bits, band })
+    }
+
+    /// As [`Self::parse`], but what is behind the prefix is ignored, as Kubernetes does with flags: `172.20.1.0/12` is
+    /// `172.16.0.0/12`.
+    pub fn parse_masked(text: &str) -> Option<Self> {
+        let (base, bits) = text.split_once('/')?;
+        let (base, bits) = (u32::from(base.parse::<Ipv4Addr>().ok()?), bits.parse::<u32>().ok().filter(|bits| *bits <= 30)?);
+        let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+        Self::parse(&format!("{}/{bits}", Ipv4Addr::from(base & mask)))
     }
 
     /// Whether the address belongs to the network, usable or not.

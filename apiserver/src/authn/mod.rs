@@ -1,5 +1,11 @@
-//! Who calls: a client certificate, a ServiceAccount's token, or nobody known.
+//! Who calls: a client certificate, a proxy's word, a token of some sort, or nobody known.
 
+pub mod bearer;
+pub mod bootstrap_token;
+pub mod front_proxy;
+pub mod static_tokens;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 use std::collections::BTreeMap;

@@ -78,11 +78,12 @@ impl Verified {
     }
 }
 
-/// Makes and checks tokens with one key.
+/// Makes tokens with one key, and checks them with that and older ones.
 pub struct Signer {
     key: EcdsaKeyPair,
-    public: Vec<u8>,
     key_id: String,
+    /// Public keys with their ids, the signing one's first.
+    known: Vec<(String, Vec<u8>)>,
     issuer: String,
     random: SystemRandom,
 }
@@ -104,7 +105,14 @@ impl Signer {
             .map_err(|error| anyhow::anyhow!("--service-account-key is no P-256 key: {error}"))?;
         let public = key.public_key().as_ref().to_vec();
         let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&public));
-        Ok(Self { key, public, key_id, issuer: issuer.to_owned(), random })
+        Ok(Self { key, known: vec![(key_id.clone(), public)], key_id, issuer: issuer.to_owned(), random })
+    }
+
+    /// Takes tokens of a further key (PEM, as in [`Self::new`]): one that signed before, or that another apiserver signs
+    /// with already.
+    pub fn also_trust(&mut self, pem: &[u8]) -> anyhow::Result<()> {
+        self.known.extend(Self::new(pem, &self.issuer)?.known);
+        Ok(())
     }
 
     /// With a key of its own, for development without PKI.
@@ -119,12 +127,10 @@ impl Signer {
         &self.issuer
     }
 
-    /// The public key, as `/openid/v1/jwks` shows it.
+    /// The public keys, as `/openid/v1/jwks` shows it.
     pub fn jwks(&self) -> Value {
-        // 0x04, x, y.
-        let (x, y) = (self.public.get(1..33).unwrap_or_default(), self.public.get(33..65).unwrap_or_default());
-        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
+        let keys: Vec<Value> = self.known.iter().map(|(id, public)| jwk(id, public)).collect();
+        json!({"keys": keys})
     }
 
     /// A token for `subject` that is good from `now` for `life` seconds.
@@ -147,11 +153,22 @@ impl Signer {
         if parse(header)?["alg"] != "ES256" {
             return Err("the token is not signed with ES256".to_owned());
         }
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public)
-            .verify(text.as_bytes(), &decode(signature)?)
-            .map_err(|_| "the token's signature is wrong")?;
+        let signature = decode(signature)?;
+        let signed = |public: &Vec<u8>| {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public).verify(text.as_bytes(), &signature).is_ok()
+        };
+        if !self.known.iter().any(|(_, public)| signed(public)) {
+            return Err("the token's signature is wrong".to_owned());
+        }
         read_claims(&parse(payload)?, &self.issuer, audiences, now)
     }
+}
+
+fn jwk(id: &str, public: &[u8]) -> Value {
+    // 0x04, x, y.
+    let (x, y) = (public.get(1..33).unwrap_or_default(), public.get(33..65).unwrap_or_default());
+    json!({"use": "sig", "kty": "EC", "kid": id, "crv": "P-256", "alg": "ES256",
+        "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)})
 }
 
 fn reference(object: &(String, String)) -> Value {
@@ -248,6 +265,11 @@ mod tests {
         let token = signer.sign(&subject(), &audience, 1000, 600).unwrap();
         assert!(signer.verify(&token, &audience, 2000).unwrap_err().contains("expired"));
         assert!(signer.verify(&token, &["vault".to_owned()], 1100).unwrap_err().contains("audience"));
+        let mut other = Signer::generate("https://issuer").unwrap();
+        assert_eq!(other.jwks()["keys"].as_array().unwrap().len(), 1);
+        other.known.extend(signer.known.clone());
+        assert!(other.verify(&token, &audience, 1100).is_ok(), "an older key is still known");
+        assert_eq!(other.jwks()["keys"][1], signer.jwks()["keys"][0]);
         let other = Signer::generate("https://issuer").unwrap();
         assert!(other.verify(&token, &audience, 1100).unwrap_err().contains("signature"));
         for nonsense in ["", "a", "a.b", "a.b.c", "ä.ö.ü"] {

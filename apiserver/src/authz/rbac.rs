@@ -27,6 +27,25 @@ pub struct Attributes {
     pub name: String,
     /// Of requests that are about no resource; else empty.
     pub path: String,
+    /// What a list, watch or deletecollection asks for by `=` in its field selector: (field, value).
+    pub fields: Vec<(String, String)>,
+}
+
+impl Attributes {
+    /// Takes over what a list, watch or deletecollection selects by field: a request for one name is about that name.
+    /// A selector that cannot be read selects nothing here; the request itself then fails.
+    #[must_use]
+    pub fn selecting(mut self, fields: &str) -> Self {
+        if fields.is_empty() || !matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            return self;
+        }
+        let Ok(selector) = balsa_api::selector::FieldSelector::parse(fields) else { return self };
+        if self.name.is_empty() {
+            selector.exact("metadata.name").unwrap_or_default().clone_into(&mut self.name);
+        }
+        self.fields = selector.terms.into_iter().filter(|(_, equal, _)| *equal).map(|(field, _, value)| (field, value)).collect();
+        self
+    }
 }
 
 /// One rule of a role.
@@ -49,7 +68,8 @@ fn has(list: &[String], wanted: &str) -> bool {
 }
 
 impl Rule {
-    fn parse(rule: &Value) -> Self {
+    /// From a role's rule.
+    pub fn parse(rule: &Value) -> Self {
         Self {
             verbs: value::strings(rule, "/verbs"),
             groups: value::strings(rule, "/apiGroups"),
@@ -57,6 +77,17 @@ impl Rule {
             names: value::strings(rule, "/resourceNames"),
             paths: value::strings(rule, "/nonResourceURLs"),
         }
+    }
+
+    /// As a role holds it.
+    pub fn to_value(&self) -> Value {
+        let mut rule = serde_json::json!({"verbs": self.verbs});
+        let members =
+            [("apiGroups", &self.groups), ("resources", &self.resources), ("resourceNames", &self.names), ("nonResourceURLs", &self.paths)];
+        for (name, list) in members.into_iter().filter(|(_, list)| !list.is_empty()) {
+            rule[name] = serde_json::json!(list);
+        }
+        rule
     }
 
     /// Whether the rule allows this.
@@ -136,7 +167,8 @@ pub struct Policy {
     roles: BTreeMap<(String, String), Vec<Rule>>,
 }
 
-fn rules_of(role: &Value) -> Vec<Rule> {
+/// The rules that a role itself holds.
+pub fn rules_of(role: &Value) -> Vec<Rule> {
     role.get("rules").and_then(Value::as_array).into_iter().flatten().map(Rule::parse).collect()
 }
 
@@ -321,7 +353,7 @@ mod tests {
             verb: "get".into(), resource: "pods".into(), namespace: "ns".into(), name: "p".into(), ..Attributes::default()
         };
         assert_eq!(
-            crate::authz::forbidden(&caller, &attributes).message,
+            crate::authz::forbidden(&caller, &attributes, "").message,
             r#"pods "p" is forbidden: User "bob" cannot get resource "pods" in API group "" in the namespace "ns""#
         );
     }

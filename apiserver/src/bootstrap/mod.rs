@@ -1,21 +1,28 @@
 //! What every cluster has from the start. Idempotent; every apiserver does it, whoever is first wins.
 
+pub mod reconcile;
 pub mod roles;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::kind::Part;
 use balsa_api::kinds::flowcontrol;
 use balsa_api::status::ApiError;
 use balsa_process::backoff::Backoff;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::allocation::range::Network;
 use crate::allocation::repair;
+use crate::pipeline::graceful::DeleteOptions;
 use crate::pipeline::{Api, Call, Target};
 use crate::value;
+
+/// Roles that are written at once.
+const LOT: usize = 32;
 
 /// Creates what is missing, again and again until it is all there.
 pub async fn run(api: Arc<Api>, stop: CancellationToken) {
@@ -44,7 +51,7 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(api, "", &object("v1", "Namespace", name, json!({}))).await?;
     }
-    let network = json!({"spec": {"cidrs": [api.settings.service_cidr]}});
+    let network = json!({"spec": {"cidrs": [api.settings.service_cidr.text]}});
     ensure(api, "", &object("networking.k8s.io/v1", "ServiceCIDR", repair::DEFAULT_NETWORK, network)).await?;
     repair::ready_default(api, Call::internal("bootstrap").now).await?;
     ensure(api, "default", &kubernetes_service(&api.settings.service_cidr)).await?;
@@ -58,8 +65,11 @@ async fn once(api: &Api) -> Result<(), ApiError> {
         let rest = json!({"value": level, "description": description});
         ensure(api, "", &object("scheduling.k8s.io/v1", "PriorityClass", name, rest)).await?;
     }
-    for role in roles::all() {
-        ensure(api, value::namespace(&role), &role).await?;
+    // Roles before the bindings that name them; each lot at once, so that the store syncs them together.
+    let (roles, bindings): (Vec<Value>, Vec<Value>) =
+        roles::all().into_iter().partition(|object| !value::text(object, "/kind").ends_with("Binding"));
+    for lot in [roles, bindings] {
+        stream::iter(lot).map(|object| async move { ensure_role(api, &object).await }).buffer_unordered(LOT).try_collect::<()>().await?;
     }
     for object in flowcontrol::builtin::all() {
         ensure(api, "", &object).await?;
@@ -72,6 +82,30 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     }
 }
 
+/// Makes a role or binding, or adds what it lacks.
+async fn ensure_role(api: &Api, wanted: &Value) -> Result<(), ApiError> {
+    let (namespace, name) = (value::namespace(wanted), value::name(wanted));
+    let kind = balsa_api::kinds::find_kind(crate::authz::GROUP, "v1", value::text(wanted, "/kind"));
+    let Some(kind) = kind else { return Ok(()) };
+    let target = Target { kind, namespace, name };
+    let call = Call::internal("bootstrap");
+    let Some(existing) = api.lookup(target).await? else { return ensure(api, namespace, wanted).await };
+    match reconcile::step(&existing.value, wanted) {
+        reconcile::Step::Keep => Ok(()),
+        reconcile::Step::Update(object) => match api.replace(&call, target, Part::Main, object.into()).await {
+            // Another apiserver did it; the next round looks again.
+            Err(error) if error.is_conflict() => {
+                Err(ApiError::unavailable(format!("{name:?} was changed meanwhile")).with_retry_after(1))
+            }
+            outcome => outcome.map(drop),
+        },
+        reconcile::Step::Recreate => {
+            api.delete(&call, target, &DeleteOptions::default()).await?;
+            api.create(&call, kind, namespace, wanted.clone().into()).await.map(drop)
+        }
+    }
+}
+
 /// An object by name with further members.
 fn object(api_version: &str, kind: &str, name: &str, rest: Value) -> Value {
     let mut object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}});
@@ -81,8 +115,9 @@ fn object(api_version: &str, kind: &str, name: &str, rest: Value) -> Value {
     object
 }
 
-fn kubernetes_service(cidr: &str) -> Value {
-    let address = first_address(cidr);
+fn kubernetes_service(network: &Network) -> Value {
+    // The first address serves the API.
+    let address = network.first().to_string();
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
@@ -92,8 +127,7 @@ fn kubernetes_service(cidr: &str) -> Value {
 
 /// The Service that names the cluster's DNS: the tenth address, which every node answers itself. `None` for a network
 /// without a tenth address.
-fn dns_service(cidr: &str) -> Option<Value> {
-    let network = Network::parse(cidr)?;
+fn dns_service(network: &Network) -> Option<Value> {
     let tenth = Ipv4Addr::from(u32::from(network.first()).checked_add(9)?);
     let address = network.is_usable(tenth).then(|| tenth.to_string())?;
     let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
@@ -113,11 +147,6 @@ async fn ensure_dns(api: &Api, service: &Value) -> Result<(), ApiError> {
         }
         done => done,
     }
-}
-
-/// The first usable address of an IPv4 network. Pure.
-fn first_address(cidr: &str) -> String {
-    Network::parse(cidr).map_or_else(|| "10.96.0.1".to_owned(), |network| network.first().to_string())
 }
 
 /// Creates the object unless one of its name is there. A kind that is not served is left out.
@@ -143,14 +172,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_address_serves_the_api() {
-        assert_eq!(first_address("10.96.0.0/16"), "10.96.0.1");
-        assert_eq!(first_address("172.20.0.0/14"), "172.20.0.1");
-    }
-
-    #[test]
     fn the_tenth_address_names_the_dns() {
-        let address = |cidr: &str| dns_service(cidr).map(|service| service["spec"]["clusterIP"].clone());
+        let address = |cidr: &str| dns_service(&Network::parse(cidr).unwrap()).map(|service| service["spec"]["clusterIP"].clone());
         assert_eq!(address("10.96.0.0/16"), Some(json!("10.96.0.10")));
         assert_eq!(address("10.96.0.0/29"), None);
     }

@@ -1,214 +1,138 @@
-//! The roles and bindings that every cluster has from the start. Pure data.
+//! The roles and bindings that every cluster has from the start: Kubernetes' own, from `data/roles.txt`, and the few
+//! that Balsa's components need besides. Pure data.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-const READ: &[&str] = &["get", "list", "watch"];
-const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
-const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+use crate::authz::rbac::{Rule, rules_of};
 
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
+const TABLE: &str = include_str!("../../data/roles.txt");
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Balsa's own, in the same notation. The controllers of one process share one identity, where Kubernetes gives each
+/// its ServiceAccount: garbage collection, namespaces and aggregation touch every kind. A node agent is the node's
+/// proxy and its network too: it routes to the other nodes' pods and carries out policies that choose pods anywhere.
+const OWN: &str = "\
+ClusterRole balsa:controllers
+  * * *
+  * at *
+ClusterRoleBinding balsa:controllers
+  role ClusterRole/balsa:controllers
+  subject User system:kube-controller-manager
+ClusterRole balsa:scheduler
+  get,list,watch core namespaces
+  get core,events.k8s.io events
+ClusterRoleBinding balsa:scheduler
+  role ClusterRole/balsa:scheduler
+  subject User system:kube-scheduler
+ClusterRole balsa:node-proxier
+  get,list,watch core endpoints,namespaces,nodes,pods,services
+  get,list,watch discovery.k8s.io endpointslices
+  get,list,watch networking.k8s.io networkpolicies
+  get core,events.k8s.io events
+ClusterRoleBinding balsa:node-proxier
+  role ClusterRole/balsa:node-proxier
+  subject Group system:nodes
+";
+
+fn own_words(list: &str) -> Vec<Value> {
+    list.split(',').map(|word| Value::from(if word == "core" { "" } else { word })).collect()
 }
 
-fn metadata(name: &str) -> Value {
-    json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
-}
-
-fn role(name: &str, rules: Vec<Value>) -> Value {
-    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata(name), "rules": rules})
-}
-
-/// A role that others are added up into, by label.
-fn aggregate(name: &str, to: &str, rules: Vec<Value>) -> Value {
-    let mut role = role(name, rules);
-    role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{to}")] = json!("true");
-    role
-}
-
-fn sum(name: &str, of: &[&str]) -> Value {
-    let selectors: Vec<Value> = of
-        .iter()
-        .map(|one| {
-            let mut labels = serde_json::Map::new();
-            labels.insert(format!("rbac.authorization.k8s.io/aggregate-to-{one}"), json!("true"));
-            json!({"matchLabels": labels})
-        })
-        .collect();
-    let mut role = role(name, Vec::new());
-    role["aggregationRule"] = json!({"clusterRoleSelectors": selectors});
-    if name != "admin" {
-        let above = if name == "edit" { "admin" } else { "edit" };
-        role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{above}")] = json!("true");
+fn begin(kind: &str, place: &str) -> Value {
+    let mut object = json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "metadata": {
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}}});
+    match place.split_once('/') {
+        Some((namespace, name)) => {
+            object["metadata"]["name"] = json!(name);
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        None => object["metadata"]["name"] = json!(place),
     }
-    role
+    object
 }
 
-fn binding(name: &str, role: &str, subjects: &[(&str, &str)]) -> Value {
-    let subjects: Vec<Value> = subjects
-        .iter()
-        .map(|(kind, name)| json!({"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"}))
-        .collect();
-    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": metadata(name),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}, "subjects": subjects})
+fn push(object: &mut Value, list: &str, item: Value) {
+    match object.get_mut(list).and_then(Value::as_array_mut) {
+        Some(items) => items.push(item),
+        None => object[list] = json!([item]),
+    }
 }
 
-/// Everything, roles before bindings.
+fn label(word: &str) -> Map<String, Value> {
+    let (key, value) = word.split_once('=').unwrap_or((word, ""));
+    Map::from_iter([(key.to_owned(), json!(value))])
+}
+
+fn subject(kind: &str, name: &str) -> Value {
+    match name.split_once(':') {
+        Some((namespace, name)) if kind == "ServiceAccount" => json!({"kind": kind, "name": name, "namespace": namespace}),
+        _ => json!({"kind": kind, "name": name, "apiGroup": GROUP}),
+    }
+}
+
+/// Adds one indented line to the object that is being read.
+fn detail(object: &mut Value, words: &[&str]) {
+    match words {
+        ["label", word] => {
+            if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+                labels.extend(label(word));
+            }
+        }
+        ["sum", word] => {
+            let selector = json!({"matchLabels": label(word)});
+            let mut rule = object.get("aggregationRule").cloned().unwrap_or_else(|| json!({}));
+            push(&mut rule, "clusterRoleSelectors", selector);
+            object["aggregationRule"] = rule;
+        }
+        ["role", word] => {
+            let (kind, name) = word.split_once('/').unwrap_or(("", word));
+            object["roleRef"] = json!({"apiGroup": GROUP, "kind": kind, "name": name});
+        }
+        ["subject", kind, name] => push(object, "subjects", subject(kind, name)),
+        [verbs, "at", paths] => push(object, "rules", json!({"verbs": own_words(verbs), "nonResourceURLs": own_words(paths)})),
+        [verbs, groups, resources, rest @ ..] => {
+            let mut rule =
+                json!({"verbs": own_words(verbs), "apiGroups": own_words(groups), "resources": own_words(resources)});
+            if let [names] = rest {
+                rule["resourceNames"] = json!(own_words(names));
+            }
+            push(object, "rules", rule);
+        }
+        _ => {}
+    }
+}
+
+fn read(table: &str) -> Vec<Value> {
+    let mut objects: Vec<Value> = Vec::new();
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match (line.starts_with(' '), words.as_slice()) {
+            (false, [kind, place]) => objects.push(begin(kind, place)),
+            (true, words) => {
+                if let Some(object) = objects.last_mut() {
+                    detail(object, words);
+                }
+            }
+            _ => {}
+        }
+    }
+    objects
+}
+
+/// Everything, roles before the bindings that name them.
 pub fn all() -> Vec<Value> {
-    let mut all = people();
-    all.extend(discovery());
-    all.extend(components());
-    all.extend(bindings());
+    let mut all = read(TABLE);
+    all.extend(read(OWN));
+    all.sort_by_key(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding")));
     all
 }
 
-fn people() -> Vec<Value> {
-    let viewed = &[
-        "bindings", "configmaps", "endpoints", "events", "limitranges", "namespaces", "namespaces/status",
-        "persistentvolumeclaims", "persistentvolumeclaims/status", "pods", "pods/log", "pods/status",
-        "replicationcontrollers", "replicationcontrollers/scale", "replicationcontrollers/status", "resourcequotas",
-        "resourcequotas/status", "serviceaccounts", "services", "services/status",
-    ];
-    let apps = &[
-        "controllerrevisions", "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status",
-        "replicasets", "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale", "statefulsets/status",
-    ];
-    let batch = &["cronjobs", "cronjobs/status", "jobs", "jobs/status"];
-    let network = &["ingresses", "ingresses/status", "networkpolicies"];
-    let mut everything = rule(&["*"], &["*"], &["*"]);
-    let mut paths = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
-    let all = vec![std::mem::take(&mut everything), std::mem::take(&mut paths)];
-    vec![
-        role("cluster-admin", all),
-        sum("admin", &["admin"]),
-        sum("edit", &["edit"]),
-        sum("view", &["view"]),
-        aggregate("system:aggregate-to-view", "view", vec![
-            rule(&[""], viewed, READ),
-            rule(&["apps"], apps, READ),
-            rule(&["batch"], batch, READ),
-            rule(&["autoscaling"], &["horizontalpodautoscalers", "horizontalpodautoscalers/status"], READ),
-            rule(&["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"], READ),
-            rule(&["networking.k8s.io"], network, READ),
-            rule(&["discovery.k8s.io"], &["endpointslices"], READ),
-            rule(&["events.k8s.io"], &["events"], READ),
-        ]),
-        aggregate("system:aggregate-to-edit", "edit", vec![
-            rule(&[""], &["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"], READ),
-            rule(&[""], &["pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"], WRITE),
-            rule(&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
-            rule(&[""], &["serviceaccounts"], &["impersonate"]),
-            rule(&[""], &["configmaps", "events", "persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale",
-                "secrets", "serviceaccounts", "services", "services/proxy"], WRITE),
-            rule(&["apps"], &["daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale",
-                "statefulsets", "statefulsets/scale"], WRITE),
-            rule(&["batch"], &["cronjobs", "jobs"], WRITE),
-            rule(&["autoscaling"], &["horizontalpodautoscalers"], WRITE),
-            rule(&["policy"], &["poddisruptionbudgets"], WRITE),
-            rule(&["networking.k8s.io"], &["ingresses", "networkpolicies"], WRITE),
-            rule(&["coordination.k8s.io"], &["leases"], ALL),
-        ]),
-        aggregate("system:aggregate-to-admin", "admin", vec![
-            rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
-            rule(&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], ALL),
-        ]),
-    ]
-}
-
-fn discovery() -> Vec<Value> {
-    let paths = |paths: &[&str]| json!({"nonResourceURLs": paths, "verbs": ["get"]});
-    vec![
-        role("system:discovery", vec![paths(&["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/", "/"])]),
-        role("system:public-info-viewer", vec![paths(&["/healthz", "/livez", "/readyz", "/version", "/version/"])]),
-        role("system:service-account-issuer-discovery", vec![paths(&["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"])]),
-        role("system:monitoring", vec![paths(&["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"])]),
-        role("system:basic-user", vec![
-            rule(&["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], &["create"]),
-            rule(&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"]),
-        ]),
-        role("system:auth-delegator", vec![
-            rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
-            rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
-        ]),
-    ]
-}
-
-fn components() -> Vec<Value> {
-    let leader = || rule(&["coordination.k8s.io"], &["leases"], &["create", "get", "list", "update", "patch", "watch", "delete"]);
-    let events = || rule(&["", "events.k8s.io"], &["events"], &["create", "get", "list", "patch", "update", "watch"]);
-    let storage = &["storageclasses", "csinodes", "csidrivers", "csistoragecapacities", "volumeattachments"];
-    vec![
-        role("system:node", vec![
-            rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
-            rule(&["authorization.k8s.io"], &["localsubjectaccessreviews", "subjectaccessreviews"], &["create"]),
-            rule(&[""], &["services", "namespaces", "endpoints"], READ),
-            rule(&["discovery.k8s.io"], &["endpointslices"], READ),
-            rule(&["networking.k8s.io"], &["networkpolicies"], READ),
-            rule(&[""], &["nodes"], &["create", "get", "list", "watch", "update", "patch"]),
-            rule(&[""], &["nodes/status"], &["get", "update", "patch"]),
-            events(),
-            rule(&[""], &["pods"], &["get", "list", "watch", "create", "delete", "patch"]),
-            rule(&[""], &["pods/status"], &["get", "update", "patch"]),
-            rule(&[""], &["pods/eviction"], &["create"]),
-            rule(&[""], &["configmaps", "secrets"], READ),
-            rule(&[""], &["persistentvolumeclaims", "persistentvolumes"], READ),
-            rule(&[""], &["persistentvolumeclaims/status"], &["get", "update", "patch"]),
-            rule(&[""], &["serviceaccounts"], READ),
-            rule(&[""], &["serviceaccounts/token"], &["create"]),
-            leader(),
-            rule(&["storage.k8s.io"], storage, READ),
-            rule(&["storage.k8s.io"], &["csinodes"], &["create", "delete", "update", "patch"]),
-            rule(&["node.k8s.io"], &["runtimeclasses"], READ),
-        ]),
-        role("system:kube-scheduler", vec![
-            events(),
-            leader(),
-            rule(&[""], &["nodes", "namespaces", "pods", "replicationcontrollers", "services", "persistentvolumeclaims", "persistentvolumes"], READ),
-            rule(&[""], &["pods"], &["delete", "patch", "update"]),
-            rule(&[""], &["bindings", "pods/binding"], &["create"]),
-            rule(&[""], &["pods/status"], &["patch", "update"]),
-            rule(&[""], &["persistentvolumeclaims", "persistentvolumes"], &["patch", "update"]),
-            rule(&["apps"], &["replicasets", "statefulsets"], READ),
-            rule(&["policy"], &["poddisruptionbudgets"], READ),
-            rule(&["scheduling.k8s.io"], &["priorityclasses"], READ),
-            rule(&["node.k8s.io"], &["runtimeclasses"], READ),
-            rule(&["storage.k8s.io"], storage, READ),
-            rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
-            rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
-        ]),
-        // Garbage collection and namespace deletion touch every kind.
-        role("system:kube-controller-manager", vec![
-            rule(&["*"], &["*"], &["*"]),
-            json!({"nonResourceURLs": ["*"], "verbs": ["get"]}),
-        ]),
-        role("system:volume-scheduler", vec![
-            rule(&[""], &["persistentvolumes", "persistentvolumeclaims"], &["get", "list", "patch", "update", "watch"]),
-            rule(&["storage.k8s.io"], &["storageclasses"], READ),
-        ]),
-        role("system:node-proxier", vec![
-            rule(&[""], &["endpoints", "services", "nodes"], READ),
-            rule(&["discovery.k8s.io"], &["endpointslices"], READ),
-            events(),
-        ]),
-        role("system:kube-dns", vec![rule(&[""], &["endpoints", "services"], &["list", "watch"])]),
-    ]
-}
-
-fn bindings() -> Vec<Value> {
-    let authenticated = ("Group", "system:authenticated");
-    vec![
-        binding("cluster-admin", "cluster-admin", &[("Group", "system:masters")]),
-        binding("system:discovery", "system:discovery", &[authenticated]),
-        binding("system:basic-user", "system:basic-user", &[authenticated]),
-        binding("system:public-info-viewer", "system:public-info-viewer", &[authenticated, ("Group", "system:unauthenticated")]),
-        binding("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", &[("Group", "system:serviceaccounts")]),
-        binding("system:monitoring", "system:monitoring", &[("Group", "system:monitoring")]),
-        binding("system:node", "system:node", &[("Group", "system:nodes")]),
-        binding("system:kube-scheduler", "system:kube-scheduler", &[("User", "system:kube-scheduler")]),
-        binding("system:volume-scheduler", "system:volume-scheduler", &[("User", "system:kube-scheduler")]),
-        binding("system:kube-controller-manager", "system:kube-controller-manager", &[("User", "system:kube-controller-manager")]),
-        binding("system:node-proxier", "system:node-proxier", &[("User", "system:kube-proxy")]),
-    ]
+/// What every node agent may do by the node authorizer, besides what depends on its pods: the role `system:node`.
+pub fn rules_of_nodes() -> Vec<Rule> {
+    let roles = read(TABLE);
+    let role = roles.iter().find(|role| role["kind"] == "ClusterRole" && role["metadata"]["name"] == "system:node");
+    role.map(rules_of).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -218,10 +142,38 @@ mod tests {
     use crate::authz::rbac::{Attributes, Policy};
 
     #[test]
+    fn every_line_of_the_table_is_understood() {
+        let all = all();
+        for object in &all {
+            let kind = object["kind"].as_str().unwrap();
+            assert!(["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"].contains(&kind), "{object}");
+            assert_eq!(object["metadata"]["namespace"].is_string(), !kind.starts_with("Cluster"), "{object}");
+            if kind.ends_with("Binding") {
+                assert!(object["roleRef"]["name"].is_string(), "{object}");
+            } else {
+                assert!(object.get("rules").is_some() || object.get("aggregationRule").is_some(), "{object}");
+            }
+            let kind = balsa_api::kinds::find_kind(GROUP, "v1", kind).unwrap();
+            let mut defaulted = object.clone();
+            kind.default(&mut defaulted);
+            defaulted["metadata"]["uid"] = json!("u");
+            defaulted["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+            assert_eq!(kind.validate_create(&defaulted), Vec::new(), "{object}");
+        }
+        let lines = |table: &str| table.lines().filter(|line| !line.starts_with('#') && !line.starts_with(' ')).count();
+        assert_eq!(all.len(), lines(TABLE) + lines(OWN));
+        let admin = all.iter().find(|object| object["metadata"]["name"] == "edit").unwrap();
+        assert_eq!(
+            admin["aggregationRule"]["clusterRoleSelectors"],
+            json!([{"matchLabels": {"rbac.authorization.k8s.io/aggregate-to-edit": "true"}}])
+        );
+    }
+
+    #[test]
     fn components_may_do_their_work_and_no_more() {
         let everything = all();
         let of = |kind: &str| everything.iter().filter(|object| object["kind"] == kind).cloned().collect::<Vec<_>>();
-        let policy = Policy::new(&of("ClusterRole"), &of("ClusterRoleBinding"), &[], &[]);
+        let policy = Policy::new(&of("ClusterRole"), &of("ClusterRoleBinding"), &of("Role"), &of("RoleBinding"));
         let may = |user: &str, group: &str, verb: &str, resource: &str| {
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let caller = Caller { user: user.into(), groups: vec![group.into()], ..Caller::default() };
@@ -231,9 +183,11 @@ mod tests {
         };
         assert!(may("system:kube-scheduler", "", "create", "pods/binding"));
         assert!(!may("system:kube-scheduler", "", "create", "pods"));
-        assert!(may("system:node:n", "system:nodes", "patch", "nodes/status"));
+        assert!(may("system:node:n", "system:nodes", "list", "services"));
+        assert!(!may("system:node:n", "system:nodes", "get", "secrets"), "secrets are the node authorizer's matter");
         assert!(!may("system:node:n", "system:nodes", "delete", "nodes"));
         assert!(may("system:kube-controller-manager", "", "delete", "pods"));
         assert!(!may("x", "system:authenticated", "get", "pods"));
+        assert!(may("x", "system:masters", "get", "pods"));
     }
 }

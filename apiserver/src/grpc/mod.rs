@@ -23,8 +23,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status};
 
+use crate::audit::policy::Level;
+use crate::audit::{Auditor, Origin, Trail};
 use crate::authn::Caller;
 use crate::authz::rbac::Attributes;
+use crate::flow::Seat;
 use crate::pipeline::body::Body;
 use crate::pipeline::graceful::{DeleteOptions, Propagation};
 use crate::pipeline::list::ListQuery;
@@ -46,6 +49,8 @@ const QUEUE: usize = 256;
 pub struct Service {
     /// The pipeline.
     pub api: Arc<Api>,
+    /// The audit log.
+    pub audit: Arc<Auditor>,
     /// Plaintext on loopback: everybody is administrator.
     pub plaintext: bool,
 }
@@ -61,6 +66,57 @@ fn caller<T>(request: &Request<T>, plaintext: bool) -> Result<Caller, Status> {
     let certificate = certificate.ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
     let actor = Actor::from_certificate(certificate).map_err(|error| Status::unauthenticated(error.to_string()))?;
     Ok(Caller::certified(actor))
+}
+
+/// Who sends a request, and its part in the audit log, which begins when it is known what is asked.
+#[derive(Clone)]
+struct From {
+    caller: Caller,
+    address: Option<std::net::SocketAddr>,
+    trail: Arc<parking_lot::Mutex<Trail>>,
+}
+
+impl From {
+    fn new<T>(request: &Request<T>, plaintext: bool) -> Result<Self, Status> {
+        let caller = caller(request, plaintext)?;
+        Ok(Self { caller, address: request.remote_addr(), trail: Arc::default() })
+    }
+
+    /// As the REST request of the same meaning would have it.
+    fn origin(&self, asked: &Attributes) -> Origin {
+        let mut uri = if asked.group.is_empty() {
+            format!("/api/{}", asked.version)
+        } else {
+            format!("/apis/{}/{}", asked.group, asked.version)
+        };
+        let within = if asked.resource == "namespaces" { "" } else { asked.namespace.as_str() };
+        let namespaces = if within.is_empty() { "" } else { "namespaces" };
+        for part in [namespaces, within, &asked.resource, &asked.name, &asked.subresource] {
+            if !part.is_empty() {
+                uri.push('/');
+                uri.push_str(part);
+            }
+        }
+        Origin {
+            id: uuid::Uuid::new_v4().to_string(),
+            uri,
+            addresses: self.address.map(|address| address.ip().to_string()).into_iter().collect(),
+            agent: "balsa.api.v1".to_owned(),
+            received: Some(Timestamp::now()),
+        }
+    }
+
+    /// Logs how a request ended.
+    fn finish<T>(&self, outcome: Result<T, ApiError>, body: impl FnOnce(&T) -> Option<bytes::Bytes>) -> Result<T, Status> {
+        let trail = self.trail.lock().clone();
+        match &outcome {
+            Ok(answer) if trail.level() == Level::RequestResponse => trail.response(200, body(answer).as_ref()),
+            Ok(_) => trail.response(200, None),
+            Err(error) => trail.response(error.code, Some(&error.to_json().into())),
+        }
+        trail.complete();
+        outcome.map_err(status)
+    }
 }
 
 fn call(caller: Caller, cause: Option<pb::Cause>, dry_run: bool, manager: String) -> Call {
@@ -82,7 +138,20 @@ fn call(caller: Caller, cause: Option<pb::Cause>, dry_run: bool, manager: String
 }
 
 impl Service {
-    fn check(&self, caller: &Caller, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<(), ApiError> {
+    /// Waits for the request's turn, and lets it through if its caller may make it. It has its turn until the seat is
+    /// dropped.
+    async fn check(&self, from: &From, asked: &Asked, verb: &str, subresource: &str, name: &str) -> Result<Seat, ApiError> {
+        self.check_selected(from, asked, verb, (subresource, name), ("", 0)).await
+    }
+
+    async fn check_selected(
+        &self,
+        from: &From,
+        asked: &Asked,
+        verb: &str,
+        (subresource, name): (&str, &str),
+        (fields, limit): (&str, usize),
+    ) -> Result<Seat, ApiError> {
         let names = asked.kind.names();
         let attributes = Attributes {
             verb: verb.into(),
@@ -92,16 +161,22 @@ impl Service {
             subresource: subresource.into(),
             namespace: if names.plural == "namespaces" { name.into() } else { asked.namespace.clone() },
             name: name.into(),
-            path: String::new(),
+            ..Attributes::default()
         };
-        self.api.authorizer.check(caller, &attributes)
+        let attributes = attributes.selecting(fields);
+        *from.trail.lock() = self.audit.begin(from.origin(&attributes), &from.caller, None, &attributes);
+        from.trail.lock().decision(|| self.api.authorizer.decide(&from.caller, &attributes));
+        let seat = self.api.flow.admit(&from.caller, &attributes, limit).await.map_err(|refused| refused.error)?;
+        self.api.authorize(&from.caller, &attributes).await?;
+        Ok(seat)
     }
 
-    async fn create_one(&self, caller: Caller, request: CreateRequest) -> Result<Object, ApiError> {
+    async fn create_one(&self, from: From, request: CreateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "create", &request.subresource, &request.name)?;
-        let call = call(caller, request.cause, request.dry_run, request.field_manager);
+        let _seat = self.check(&from, &asked, "create", &request.subresource, &request.name).await?;
+        let call = call(from.caller.clone(), request.cause, request.dry_run, request.field_manager);
         let body = decode::text(&request.body)?;
+        from.trail.lock().request(|| Some(body.value.clone()));
         let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let answered = match request.subresource.as_str() {
             "" if review::is_review(&*asked.kind) => self.api.review(&call, &*asked.kind, &asked.namespace, body.value).await?,
@@ -123,12 +198,13 @@ impl Service {
         })
     }
 
-    async fn update_one(&self, caller: Caller, request: UpdateRequest) -> Result<Object, ApiError> {
+    async fn update_one(&self, from: From, request: UpdateRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "update", &request.subresource, &request.name)?;
-        let call = call(caller, request.cause, request.dry_run, request.field_manager);
+        let _seat = self.check(&from, &asked, "update", &request.subresource, &request.name).await?;
+        let call = call(from.caller.clone(), request.cause, request.dry_run, request.field_manager);
         let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let body: Body = decode::text(&request.body)?;
+        from.trail.lock().request(|| Some(body.value.clone()));
         let found = match request.subresource.as_str() {
             "scale" => self.api.replace_scale(&call, target, &body.value).await?,
             subresource => self.api.replace(&call, target, asked.part(subresource)?, body).await?.0,
@@ -136,9 +212,9 @@ impl Service {
         Ok(envelope(&*asked.kind, found))
     }
 
-    async fn patch_one(&self, caller: Caller, request: PatchRequest) -> Result<Object, ApiError> {
+    async fn patch_one(&self, from: From, request: PatchRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(&self.api, request.resource.clone(), &request.namespace).await?;
-        self.check(&caller, &asked, "patch", &request.subresource, &request.name)?;
+        let _seat = self.check(&from, &asked, "patch", &request.subresource, &request.name).await?;
         let format = match request.r#type() {
             pb::patch_request::Type::Json => Format::Json,
             pb::patch_request::Type::Merge => Format::Merge,
@@ -146,10 +222,11 @@ impl Service {
             pb::patch_request::Type::Apply => Format::Apply { force: request.force },
             pb::patch_request::Type::Unspecified => return Err(ApiError::bad_request("the patch has no type")),
         };
-        let mut call = call(caller, request.cause, request.dry_run, request.field_manager);
+        let mut call = call(from.caller.clone(), request.cause, request.dry_run, request.field_manager);
         call.applies = matches!(format, Format::Apply { .. });
         let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let patch = Patch { format, bytes: request.patch };
+        from.trail.lock().request(|| decode::text(&patch.bytes).ok().map(|body| body.value));
         let found = match request.subresource.as_str() {
             "scale" => self.api.patch_scale(&call, target, &patch).await?,
             subresource => self.api.patch(&call, target, asked.part(subresource)?, &patch).await?.0,
@@ -157,10 +234,10 @@ impl Service {
         Ok(envelope(&*asked.kind, found))
     }
 
-    async fn delete_one(&self, caller: Caller, request: DeleteRequest) -> Result<DeleteResponse, ApiError> {
+    async fn delete_one(&self, from: From, request: DeleteRequest) -> Result<DeleteResponse, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "delete", "", &request.name)?;
-        let call = call(caller, request.cause, request.dry_run, String::new());
+        let _seat = self.check(&from, &asked, "delete", "", &request.name).await?;
+        let call = call(from.caller.clone(), request.cause, request.dry_run, String::new());
         let propagation = match request.propagation_policy.as_str() {
             "" => None,
             word => Some(Propagation::parse(word).ok_or_else(|| {
@@ -182,9 +259,9 @@ impl Service {
         Ok(DeleteResponse { object: Some(envelope(&*asked.kind, deleted.found)), gone: deleted.gone })
     }
 
-    async fn get_one(&self, caller: Caller, request: GetRequest) -> Result<Object, ApiError> {
+    async fn get_one(&self, from: From, request: GetRequest) -> Result<Object, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "get", &request.subresource, &request.name)?;
+        let _seat = self.check(&from, &asked, "get", &request.subresource, &request.name).await?;
         let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let mut found = self.api.get(target, Version::parse(&request.resource_version)?).await?;
         if request.subresource == "scale" {
@@ -193,14 +270,15 @@ impl Service {
         Ok(envelope(&*asked.kind, found))
     }
 
-    async fn list_some(&self, caller: Caller, request: ListRequest) -> Result<ListResponse, ApiError> {
+    async fn list_some(&self, from: From, request: ListRequest) -> Result<ListResponse, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "list", "", "")?;
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let _seat = self.check_selected(&from, &asked, "list", ("", ""), (&request.field_selector, limit)).await?;
         let query = ListQuery {
             namespace: asked.namespace.clone(),
             labels: request.label_selector,
             fields: request.field_selector,
-            limit: usize::try_from(request.limit).unwrap_or(usize::MAX),
+            limit,
             continue_token: request.continue_token,
             version: request.resource_version,
             version_match: request.resource_version_match,
@@ -213,9 +291,9 @@ impl Service {
         })
     }
 
-    async fn start_watch(&self, caller: Caller, request: WatchRequest) -> Result<ReceiverStream<Result<WatchEvent, Status>>, ApiError> {
+    async fn start_watch(&self, from: From, request: WatchRequest) -> Result<ReceiverStream<Result<WatchEvent, Status>>, ApiError> {
         let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
-        self.check(&caller, &asked, "watch", "", "")?;
+        let _seat = self.check_selected(&from, &asked, "watch", ("", ""), (&request.field_selector, 0)).await?;
         let selection = Selection::parse(&*asked.kind, &asked.namespace, &request.label_selector, &request.field_selector)?;
         let query = WatchQuery {
             version: request.resource_version,
@@ -227,7 +305,11 @@ impl Service {
         let (mut watcher, mut first) = self.api.watch(&asked.kind, selection, &query).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let kind = asked.kind.clone();
+        let trail = from.trail.lock().clone();
+        trail.started(200);
         tokio::spawn(async move {
+            // With the watch the last clone goes, and so the request is over.
+            let _trail = trail;
             loop {
                 let notices = if first.is_empty() {
                     tokio::select! {
@@ -250,11 +332,11 @@ impl Service {
         Ok(ReceiverStream::new(receiver))
     }
 
-    async fn bind_one(&self, caller: Caller, request: BindRequest) -> Result<BindResponse, ApiError> {
+    async fn bind_one(&self, from: From, request: BindRequest) -> Result<BindResponse, ApiError> {
         let resource = pb::Resource { group: String::new(), version: "v1".into(), resource: "pods".into() };
         let asked = Asked::new(&self.api, Some(resource), &request.namespace).await?;
-        self.check(&caller, &asked, "create", "binding", &request.pod)?;
-        let call = call(caller, request.cause, false, String::new());
+        let _seat = self.check(&from, &asked, "create", "binding", &request.pod).await?;
+        let call = call(from.caller.clone(), request.cause, false, String::new());
         let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.pod };
         let binding = json!({"metadata": {"name": request.pod, "uid": request.uid}, "target": {"kind": "Node", "name": request.node}});
         self.api.bind(&call, target, &binding).await?;
@@ -277,45 +359,47 @@ impl Asked {
 #[tonic::async_trait]
 impl ApiService for Service {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Object>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.get_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.get_one(from.clone(), request.into_inner()).await, |object| Some(object.body.clone())).map(Response::new)
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.list_some(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.list_some(from.clone(), request.into_inner()).await, |_| None).map(Response::new)
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        let stream = self.start_watch(caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(Box::pin(stream)))
+        let from = From::new(&request, self.plaintext)?;
+        match self.start_watch(from.clone(), request.into_inner()).await {
+            Ok(stream) => Ok(Response::new(Box::pin(stream))),
+            Err(error) => from.finish(Err(error), |_| None),
+        }
     }
 
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<Object>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.create_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.create_one(from.clone(), request.into_inner()).await, |object| Some(object.body.clone())).map(Response::new)
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<Object>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.update_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.update_one(from.clone(), request.into_inner()).await, |object| Some(object.body.clone())).map(Response::new)
     }
 
     async fn patch(&self, request: Request<PatchRequest>) -> Result<Response<Object>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.patch_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.patch_one(from.clone(), request.into_inner()).await, |object| Some(object.body.clone())).map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.delete_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.delete_one(from.clone(), request.into_inner()).await, |answer| answer.object.as_ref().map(|object| object.body.clone())).map(Response::new)
     }
 
     async fn bind(&self, request: Request<BindRequest>) -> Result<Response<BindResponse>, Status> {
-        let caller = caller(&request, self.plaintext)?;
-        self.bind_one(caller, request.into_inner()).await.map(Response::new).map_err(status)
+        let from = From::new(&request, self.plaintext)?;
+        from.finish(self.bind_one(from.clone(), request.into_inner()).await, |_| None).map(Response::new)
     }
 }

@@ -86,6 +86,7 @@ impl Api {
         let target = Target { kind, namespace, name: &name };
         let review = Review { call, target, operation: Operation::Create, subresource: "", old: None };
         admission::mutate(self, &review, &mut object).await?;
+        self.authorizer.check_grants(&review, &object)?;
         self.track_managers(call, kind, &mut object, None, "")?;
         if name.is_empty() {
             let finding = FieldError::required("metadata.name", "name or generateName is required");

@@ -26,12 +26,18 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::authn::Caller;
+use crate::authn::bearer::Tokens;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
+use crate::authz::rbac::Attributes;
+use crate::flow::FlowControl;
 use crate::storage::{Entry, Store, StoreError, envelope, faces, place, resource_prefix};
 use crate::apiextensions::Kinds;
 use crate::apiextensions::convert::Converter;
 use crate::watch_cache::{Caches, ResourceCache};
+
+/// Warnings that one answer carries; of more nobody reads.
+const MAX_WARNINGS: usize = 100;
 
 /// Who calls, why, and how.
 #[derive(Debug)]
@@ -81,7 +87,7 @@ impl Call {
     pub fn warn(&self, text: impl Into<String>) {
         let mut warnings = self.warnings.lock();
         let text = text.into();
-        if !warnings.contains(&text) {
+        if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
             warnings.push(text);
         }
     }
@@ -93,7 +99,7 @@ pub struct Settings {
     /// This apiserver's name.
     pub name: String,
     /// The network that Services' addresses come from; its first address is `kubernetes.default`.
-    pub service_cidr: String,
+    pub service_cidr: crate::allocation::range::Network,
     /// The ports of nodes that Services may have.
     pub node_ports: crate::allocation::range::PortRange,
 }
@@ -110,8 +116,12 @@ pub struct Api {
     pub converter: Arc<Converter>,
     /// Makes and checks ServiceAccount tokens.
     pub signer: Arc<Signer>,
+    /// Tokens of other sorts.
+    pub tokens: Tokens,
     /// Says who may do what.
     pub authorizer: Authorizer,
+    /// Says who runs and who waits.
+    pub flow: FlowControl,
     /// From the flags.
     pub settings: Settings,
     /// Webhooks and admission policies.
@@ -172,6 +182,21 @@ pub fn store_error(error: StoreError, writing: bool) -> ApiError {
 }
 
 impl Api {
+    /// 403 unless the caller may. A node agent that heard of its pod from another apiserver is not refused because
+    /// this one has not: before it is, the caches are brought up to the store.
+    pub async fn authorize(&self, caller: &Caller, attributes: &Attributes) -> ApiResult<()> {
+        match self.authorizer.check(caller, attributes) {
+            Err(error) if caller.node().is_some() && error.code == 403 => {
+                let Ok(now) = self.store.revision().await else { return Err(error) };
+                if self.caches.progress() < now {
+                    self.caches.wait_for(now, read::FRESHNESS).await;
+                }
+                self.authorizer.check(caller, attributes)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// The cache of a kind's objects.
     pub fn cache(&self, kind: &dyn Kind) -> ApiResult<Arc<ResourceCache>> {
         let (group, plural) = faces::cached_as(kind);

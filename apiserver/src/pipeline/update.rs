@@ -111,7 +111,8 @@ impl Api {
     async fn write_changed(&self, call: &Call, target: Target<'_>, old: &Found, mut new: Value) -> ApiResult<Attempt> {
         let kind = target.kind;
         let is_same = rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value);
-        if is_same && !self.is_stored_otherwise(target).await? {
+        let is_stale = async || self.store.is_stale(&target.key()).await.map_err(|error| store_error(error, false));
+        if is_same && !self.is_stored_otherwise(target).await? && (call.dry_run || !is_stale().await?) {
             // Nothing to write; but only the store knows whether this is still the state.
             return self.unchanged(call, target, old).await;
         }
@@ -155,6 +156,7 @@ impl Api {
         let subresource = part_name(part);
         let review = Review { call, target, operation: Operation::Update, subresource, old: Some(old) };
         admission::mutate(self, &review, new).await?;
+        self.authorizer.check_grants(&review, new)?;
         self.track_managers(call, kind, new, Some(old), subresource)?;
         let claims = match part {
             Part::Main => self.allocate(call, target, new, Some(old)).await?,

@@ -101,8 +101,29 @@ pub fn success(details: Value) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
-/// A warning as a header value: `299 - "text"`, without what a header cannot hold.
-pub fn warning(text: &str) -> Option<HeaderValue> {
+/// Letters that all warnings of an answer may have together; beyond them each is cut to `MAX_LONG_WARNING`, as in
+/// Kubernetes.
+const MAX_WARNINGS: usize = 4 << 10;
+const MAX_LONG_WARNING: usize = 256;
+
+/// The warnings as header values: `299 - "text"`, without what a header cannot hold, and no more than headers can.
+pub fn warnings(texts: &[String]) -> Vec<HeaderValue> {
+    let all: usize = texts.iter().map(|text| text.chars().count()).sum();
+    let longest = if all > MAX_WARNINGS { MAX_LONG_WARNING } else { usize::MAX };
+    let mut left = MAX_WARNINGS;
+    let mut values = Vec::new();
+    for text in texts {
+        let shown: String = text.chars().take(longest.min(left)).collect();
+        left -= shown.chars().count();
+        values.extend(warning(&shown));
+        if left == 0 {
+            break;
+        }
+    }
+    values
+}
+
+fn warning(text: &str) -> Option<HeaderValue> {
     let clean: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     let escaped = clean.replace('\\', "\\\\").replace('"', "\\\"");
     HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()).ok()

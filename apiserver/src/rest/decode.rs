@@ -5,11 +5,27 @@ use balsa_api::status::{ApiError, ApiResult};
 use balsa_api::{decode, protobuf};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use serde_json::Value;
 
 use crate::pipeline::body::Body;
 
 /// The largest body accepted.
 pub const MAX_BYTES: usize = 3 << 20;
+
+/// Items that one list of a body may hold. No object of a real cluster has as many, and what is checked or merged item
+/// by item takes time by their square.
+const MAX_ITEMS: usize = 16_384;
+
+fn check_lists(value: &Value) -> ApiResult<()> {
+    match value {
+        Value::Array(items) if items.len() > MAX_ITEMS => {
+            Err(ApiError::too_large(format!("Request entity too large: a list of more than {MAX_ITEMS} items")))
+        }
+        Value::Array(items) => items.iter().try_for_each(check_lists),
+        Value::Object(map) => map.values().try_for_each(check_lists),
+        _ => Ok(()),
+    }
+}
 
 /// Reads the whole body; 413 where it is too large.
 pub async fn read(body: HttpBody) -> ApiResult<Bytes> {
@@ -38,6 +54,7 @@ pub fn body(content_type: &str, bytes: &Bytes) -> ApiResult<Body> {
             let value = protobuf::decode(bytes).map_err(|error| {
                 ApiError::bad_request(format!("the protobuf body cannot be decoded: {error}"))
             })?;
+            check_lists(&value)?;
             Ok(Body::from(value))
         }
         "application/yaml" => decoded(decode::yaml(bytes)),
@@ -57,6 +74,7 @@ fn decoded(outcome: Result<decode::Decoded, String>) -> ApiResult<Body> {
     let decoded = outcome.map_err(|error| {
         ApiError::bad_request(format!("error decoding the request body: {error}"))
     })?;
+    check_lists(&decoded.value)?;
     let duplicates = decoded.duplicates.clone();
     Ok(Body { value: decoded.value.clone(), duplicates, decoded: Some(decoded) })
 }

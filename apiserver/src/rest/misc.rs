@@ -225,13 +225,15 @@ impl Rest {
             "/openid/v1/jwks" => {
                 let mut answer = Answer::value(StatusCode::OK, &self.api.signer.jwks());
                 answer.content_type = "application/jwk-set+json";
-                answer
+                answer.with(header::CACHE_CONTROL, "public, max-age=3600")
             }
             "/.well-known/openid-configuration" => {
                 let issuer = self.api.signer.issuer();
-                Answer::value(StatusCode::OK, &json!({"issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
-                    "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-                    "id_token_signing_alg_values_supported": ["ES256"]}))
+                let below = format!("{}/openid/v1/jwks", issuer.trim_end_matches('/'));
+                let jwks_uri = if self.jwks_uri.is_empty() { &below } else { &self.jwks_uri };
+                let document = json!({"issuer": issuer, "jwks_uri": jwks_uri, "response_types_supported": ["id_token"],
+                    "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]});
+                Answer::value(StatusCode::OK, &document).with(header::CACHE_CONTROL, "public, max-age=3600")
             }
             _ => match path.strip_prefix("/openapi/v3/") {
                 Some(name) => self.openapi_v3(exchange, name, known),

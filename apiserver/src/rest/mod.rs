@@ -1,9 +1,11 @@
 //! The Kubernetes REST API: connections, identities, routing. What a request does is in [`resource`] and the pipeline.
 
 pub mod answer;
+mod capture;
 pub mod connect;
 pub mod decode;
 pub mod discovery;
+pub mod identify;
 pub mod misc;
 pub mod negotiate;
 pub mod resource;
@@ -24,7 +26,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::aggregation::Aggregation;
-use crate::authn::{Caller, implied_groups};
+use crate::audit::policy::Level;
+use crate::audit::{Auditor, Origin};
+use crate::authn::Caller;
 use crate::authz::rbac::Attributes;
 use crate::metrics::Metrics;
 use crate::pipeline::{Api, Call, FieldValidation};
@@ -42,6 +46,14 @@ pub struct Rest {
     pub metrics: Arc<Metrics>,
     /// Documents that do not change: OpenAPI.
     pub openapi: misc::OpenApi,
+    /// Requests that one HTTP/2 connection may have open.
+    pub max_streams: u32,
+    /// Identities besides certificates and tokens.
+    pub door: identify::Door,
+    /// The audit log.
+    pub audit: Arc<Auditor>,
+    /// Where the keys of tokens are shown; empty: below the issuer.
+    pub jwks_uri: String,
     /// What servers in the cluster serve of the API.
     pub aggregation: Arc<Aggregation>,
     /// Address under which clients reach this server, for `/api`.
@@ -53,6 +65,9 @@ pub struct Rest {
 pub enum Peer {
     /// A verified client certificate.
     Certified(Caller),
+    /// The certificate of a proxy in front, which says in headers who calls; and its holder, where the cluster's own
+    /// authority vouches for it too.
+    Proxy(Option<Caller>),
     /// No certificate: a token may follow.
     Unknown,
     /// Plaintext on loopback: everybody is administrator.
@@ -77,6 +92,12 @@ pub struct Exchange {
     pub call: Call,
 }
 
+/// Characters of a client's own Audit-ID that are kept.
+const MAX_AUDIT_ID: usize = 64;
+
+/// Forwarding addresses that are logged.
+const MAX_ADDRESSES: usize = 16;
+
 /// How long a request may take that is no watch and no stream.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -85,131 +106,93 @@ impl Rest {
     pub async fn handle(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
         let start = std::time::Instant::now();
         let (parts, body) = request.into_parts();
-        let text = |name: HeaderName| header_text(&parts.headers, name);
-        let gzip = text(header::ACCEPT_ENCODING).contains("gzip");
-        let audit_id = match text(HeaderName::from_static("audit-id")) {
-            "" => uuid::Uuid::new_v4().to_string(),
-            given => given.to_owned(),
-        };
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        let (mut response, user, cause) = match self.identify(peer, &parts).await {
-            Ok(call) => {
-                let exchange = exchange(&parts, call);
-                let answered = self.dispatch(&exchange, Request::from_parts(parts, body)).await;
-                let mut response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
-                for warning in exchange.call.warnings.lock().iter().filter_map(|text| answer::warning(text)) {
-                    response.headers_mut().append(header::WARNING, warning);
-                }
-                (response, exchange.call.caller.user, exchange.call.cause)
+        let gzip = header_text(&parts.headers, header::ACCEPT_ENCODING).contains("gzip");
+        let origin = origin(&parts);
+        let (audit_id, method, path) = (origin.id.clone(), parts.method.clone(), parts.uri.path().to_owned());
+        let now = Timestamp::now();
+        let (mut response, user) = match self.authenticate(peer, &parts, now).await {
+            Ok(caller) => {
+                let user = caller.user.clone();
+                (self.clone().serve(caller, now, origin, Request::from_parts(parts, body)).await, user)
             }
-            Err(error) => (Answer::from(error).into_response(gzip), String::new(), String::new()),
+            Err(error) => (Answer::from(error).into_response(gzip), String::new()),
         };
         if let Ok(value) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert(HeaderName::from_static("audit-id"), value);
         }
         let code = response.status().as_u16();
         self.metrics.request(method.as_str(), code, start.elapsed());
-        tracing::debug!(%method, path, code, user, cause, audit_id, "request");
+        tracing::debug!(%method, path, code, user, audit_id, "request");
         response
     }
 
-    /// Authentication and impersonation.
-    async fn identify(&self, peer: Peer, request: &Parts) -> ApiResult<Call> {
-        let now = Timestamp::now();
-        let caller = match (peer, bearer(request)) {
-            (Peer::Certified(caller), _) => caller,
-            (_, Some(token)) => {
-                let audiences = [self.api.signer.issuer().to_owned()];
-                let verified = self.api.verify_token(&token, &audiences, now.as_second()).await;
-                verified
-                    .map_err(|reason| {
-                        tracing::info!(reason, "a bearer token was refused");
-                        ApiError::unauthorized()
-                    })?
-                    .caller()
+    /// Answers a caller who is known, and logs it where the policy says so.
+    async fn serve(
+        self: Arc<Self>,
+        caller: Caller,
+        now: Timestamp,
+        origin: Origin,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let asked = asked(&parts);
+        let is_long = is_long(&asked);
+        let impersonated = self.impersonated(&caller, &parts.headers).await;
+        let acting = impersonated.as_ref().ok().and_then(Option::as_ref);
+        let trail = self.audit.begin(origin, &caller, acting, &asked);
+        let captures = trail.level() >= Level::Request && !is_long;
+        if captures {
+            // The log holds answers as they are.
+            parts.headers.remove(header::ACCEPT_ENCODING);
+        }
+        let gzip = header_text(&parts.headers, header::ACCEPT_ENCODING).contains("gzip");
+        let outcome = async {
+            let caller = impersonated?.unwrap_or(caller);
+            trail.decision(|| self.api.authorizer.decide(&caller, &asked));
+            let call = call(&parts, caller, now)?;
+            let body = if captures { capture::request(&trail, &parts, body).await? } else { body };
+            let exchange = exchange(&parts, call);
+            let answered = self.in_turn(&exchange, &asked, Request::from_parts(parts, body)).await;
+            let mut response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
+            trail.annotate(&exchange.call.annotations.lock());
+            for warning in answer::warnings(&exchange.call.warnings.lock()) {
+                response.headers_mut().append(header::WARNING, warning);
             }
-            (Peer::Loopback, None) => Caller::loopback(),
-            (Peer::Unknown, None) => Caller::anonymous(),
-        };
-        let caller = self.impersonated(caller, request)?;
-        let query = Query::parse(request.uri.query().unwrap_or_default());
-        let agent = header_text(&request.headers, header::USER_AGENT);
-        let manager = match query.get("fieldManager") {
-            "" => agent.split('/').next().unwrap_or_default().chars().take(128).collect(),
-            named => named.to_owned(),
-        };
-        let is_apply = header_text(&request.headers, header::CONTENT_TYPE).starts_with("application/apply-patch");
-        let manager = if is_apply { query.get("fieldManager").to_owned() } else { manager };
-        Ok(Call {
-            caller,
-            cause: String::new(),
-            dry_run: dry_run(&query)?,
-            manager,
-            applies: is_apply,
-            field_validation: field_validation(&query)?,
-            now,
-            warnings: Mutex::default(),
-            annotations: Mutex::default(),
-        })
+            Ok(response)
+        }
+        .await;
+        let response = outcome.unwrap_or_else(|error: ApiError| Answer::from(error).into_response(gzip));
+        capture::response(trail, response, is_long).await
     }
 
-    fn impersonated(&self, caller: Caller, request: &Parts) -> ApiResult<Caller> {
-        let user = header_text(&request.headers, HeaderName::from_static("impersonate-user"));
-        let groups: Vec<&str> = request
-            .headers
-            .get_all("impersonate-group")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        if user.is_empty() {
-            if groups.is_empty() {
-                return Ok(caller);
-            }
-            return Err(ApiError::bad_request("requested groups without impersonating a user"));
+    /// Waits for its turn, then answers.
+    async fn in_turn(&self, exchange: &Exchange, asked: &Attributes, request: Request<Body>) -> ApiResult<Response<Body>> {
+        // What a client or a pod keeps open holds no seat; a watch does until it has begun.
+        if is_long(asked) && asked.verb != "watch" {
+            return self.dispatch(exchange, asked, request).await;
         }
-        let check = |group: &str, resource: &str, namespace: &str, name: &str| {
-            let attributes = Attributes {
-                verb: "impersonate".into(),
-                group: group.into(),
-                version: "v1".into(),
-                resource: resource.into(),
-                namespace: namespace.into(),
-                name: name.into(),
-                ..Attributes::default()
-            };
-            self.api.authorizer.check(&caller, &attributes)
+        let gzip = header_text(request.headers(), header::ACCEPT_ENCODING).contains("gzip");
+        let limit = exchange.query.get("limit").parse().unwrap_or_default();
+        let (mut response, uids) = match self.api.flow.admit(&exchange.call.caller, asked, limit).await {
+            Ok(mut seat) => {
+                let answered = self.dispatch(exchange, asked, request).await;
+                let response = answered.unwrap_or_else(|error| Answer::from(error).into_response(gzip));
+                (response, std::mem::take(&mut seat.uids))
+            }
+            Err(refused) => (Answer::from(refused.error).into_response(gzip), refused.uids),
         };
-        match user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':')) {
-            Some((namespace, name)) => check("", "serviceaccounts", namespace, name)?,
-            None => check("", "users", "", user)?,
-        }
-        for group in &groups {
-            check("", "groups", "", group)?;
-        }
-        let mut all: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-        for implied in implied_groups(user) {
-            let accounts = implied.starts_with(crate::authn::SERVICE_ACCOUNTS);
-            if !all.contains(&implied) && (!accounts || groups.is_empty()) {
-                all.push(implied);
+        let headers = [("x-kubernetes-pf-flowschema-uid", uids.0), ("x-kubernetes-pf-prioritylevel-uid", uids.1)];
+        for (name, uid) in headers {
+            // Of levels and schemas that are no objects yet there is nothing to say.
+            if let Some(value) = HeaderValue::from_str(&uid).ok().filter(|value| !value.is_empty()) {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
             }
         }
-        let uid = header_text(&request.headers, HeaderName::from_static("impersonate-uid"));
-        if !uid.is_empty() {
-            check("authentication.k8s.io", "uids", "", uid)?;
-        }
-        let mut impersonated =
-            Caller { user: user.to_owned(), uid: uid.to_owned(), groups: all, ..Caller::default() };
-        for (name, value) in &request.headers {
-            if let (Some(key), Ok(value)) = (name.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-                check("authentication.k8s.io", "userextras", "", value)?;
-                impersonated.extra.entry(key.to_owned()).or_default().push(value.to_owned());
-            }
-        }
-        Ok(impersonated)
+        Ok(response)
     }
 
     /// Authorization, then whatever the path is about.
-    async fn dispatch(&self, exchange: &Exchange, request: Request<Body>) -> ApiResult<Response<Body>> {
+    async fn dispatch(&self, exchange: &Exchange, asked: &Attributes, request: Request<Body>) -> ApiResult<Response<Body>> {
         let gzip = header_text(request.headers(), header::ACCEPT_ENCODING).contains("gzip");
         match route::route(&exchange.path) {
             Route::Resource(path) => match self.remote(&path.group, &path.version) {
@@ -217,12 +200,7 @@ impl Rest {
                 None => self.resource(exchange, &path, request, gzip).await,
             },
             route => {
-                let attributes = Attributes {
-                    verb: exchange.method.as_str().to_ascii_lowercase(),
-                    path: exchange.path.clone(),
-                    ..Attributes::default()
-                };
-                self.api.authorizer.check(&exchange.call.caller, &attributes)?;
+                self.api.authorizer.check(&exchange.call.caller, asked)?;
                 if let Route::Version(group, version) = &route
                     && let Some(remote) = self.remote(group, version)
                 {
@@ -247,14 +225,14 @@ impl Rest {
         if resource::is_proxy(path) {
             // Methods without a verb are for those who may do anything.
             let verb = route::verb(&exchange.method, path, &exchange.query).unwrap_or_default();
-            self.api.authorizer.check(&exchange.call.caller, &resource::attributes(path, verb, &exchange.query))?;
+            self.api.authorize(&exchange.call.caller, &resource::attributes(path, verb, &exchange.query)).await?;
             return self.proxy(exchange, path, request).await;
         }
         let Some(verb) = route::verb(&exchange.method, path, &exchange.query) else {
             return Err(ApiError::method_not_allowed(&resource::gvr(path)));
         };
         let attributes = resource::attributes(path, verb, &exchange.query);
-        self.api.authorizer.check(&exchange.call.caller, &attributes)?;
+        self.api.authorize(&exchange.call.caller, &attributes).await?;
         if verb == "watch" {
             return self.start_watch(exchange, path).await;
         }
@@ -269,15 +247,79 @@ impl Rest {
     }
 }
 
+/// What is asked for, as authorization, audit and flow control see it. Pure.
+fn asked(request: &Parts) -> Attributes {
+    let path = request.uri.path();
+    let query = Query::parse(request.uri.query().unwrap_or_default());
+    match route::route(path) {
+        Route::Resource(path) => {
+            let verb = route::verb(&request.method, &path, &query).unwrap_or_default();
+            resource::attributes(&path, verb, &query)
+        }
+        _ => Attributes {
+            verb: request.method.as_str().to_ascii_lowercase(),
+            path: path.to_owned(),
+            ..Attributes::default()
+        },
+    }
+}
+
+/// Whether the answer goes on for as long as the client or the pod wants. Pure.
+fn is_long(asked: &Attributes) -> bool {
+    asked.verb == "watch"
+        || matches!(asked.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward")
+        || asked.subresource == "log" && asked.resource == "pods"
+}
+
+/// From where and under which id a request comes.
+fn origin(request: &Parts) -> Origin {
+    let id = match header_text(&request.headers, HeaderName::from_static("audit-id")) {
+        "" => uuid::Uuid::new_v4().to_string(),
+        given => given.chars().take(MAX_AUDIT_ID).collect(),
+    };
+    let forwarded = header_text(&request.headers, HeaderName::from_static("x-forwarded-for"));
+    let said = forwarded.split(',').map(str::trim).filter(|address| address.parse::<std::net::IpAddr>().is_ok());
+    let mut addresses: Vec<String> = said.take(MAX_ADDRESSES).map(str::to_owned).collect();
+    if let Some(crate::proxy::Client(client)) = request.extensions.get() {
+        let own = client.ip().to_string();
+        if addresses.last() != Some(&own) {
+            addresses.push(own);
+        }
+    }
+    Origin {
+        id,
+        uri: request.uri.path_and_query().map(|uri| uri.as_str().to_owned()).unwrap_or_default(),
+        addresses,
+        agent: header_text(&request.headers, header::USER_AGENT).to_owned(),
+        received: Some(Timestamp::now()),
+    }
+}
+
+/// Who writes, how, and since when.
+fn call(request: &Parts, caller: Caller, now: Timestamp) -> ApiResult<Call> {
+    let query = Query::parse(request.uri.query().unwrap_or_default());
+    let agent = header_text(&request.headers, header::USER_AGENT);
+    let is_apply = header_text(&request.headers, header::CONTENT_TYPE).starts_with("application/apply-patch");
+    let manager = match query.get("fieldManager") {
+        named if is_apply || !named.is_empty() => named.to_owned(),
+        _ => agent.split('/').next().unwrap_or_default().chars().take(128).collect(),
+    };
+    Ok(Call {
+        caller,
+        cause: String::new(),
+        dry_run: dry_run(&query)?,
+        manager,
+        applies: is_apply,
+        field_validation: field_validation(&query)?,
+        now,
+        warnings: Mutex::default(),
+        annotations: Mutex::default(),
+    })
+}
+
 /// A header's text; empty where it is absent or none.
 pub fn header_text(headers: &HeaderMap, name: HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-fn bearer(request: &Parts) -> Option<String> {
-    let text = header_text(&request.headers, header::AUTHORIZATION);
-    let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 fn exchange(request: &Parts, call: Call) -> Exchange {

@@ -33,23 +33,17 @@ pub fn gvr(path: &ResourcePath) -> GroupVersionResource {
 
 /// What authorization looks at. Pure.
 pub fn attributes(path: &ResourcePath, verb: &str, query: &Query) -> Attributes {
-    // A list or watch of one name is about that name.
-    let by_field = query.get("fieldSelector").split(',').find_map(|term| term.strip_prefix("metadata.name="));
-    let name = if path.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
-        by_field.unwrap_or_default().trim_start_matches('=').to_owned()
-    } else {
-        path.name.clone()
-    };
-    Attributes {
+    let attributes = Attributes {
         verb: verb.to_owned(),
         group: path.group.clone(),
         version: path.version.clone(),
         resource: path.resource.clone(),
         subresource: path.subresource.clone(),
         namespace: path.namespace.clone(),
-        name,
-        path: String::new(),
-    }
+        name: path.name.clone(),
+        ..Attributes::default()
+    };
+    attributes.selecting(query.get("fieldSelector"))
 }
 
 /// Whether the request goes on to a pod, a service or a node.

@@ -63,6 +63,11 @@ fn decode(text: &str, plus_is_space: bool) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// A percent-encoded text, decoded.
+pub fn percent_decoded(text: &str) -> String {
+    decode(text, false)
+}
+
 /// A request about a resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResourcePath {
@@ -145,6 +150,9 @@ pub fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Option<&'sta
         Method::GET | Method::HEAD if query.flag("watch") && !named => "watch",
         Method::GET | Method::HEAD if named => "get",
         Method::GET | Method::HEAD => "list",
+        // What is created is named by its body, what is changed by the path.
+        Method::POST if named && path.subresource.is_empty() => return None,
+        Method::PUT | Method::PATCH if !named => return None,
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",
@@ -203,5 +211,9 @@ mod tests {
         assert_eq!(verb(Method::GET, "/api/v1/nodes/n", ""), "get");
         assert_eq!(verb(Method::DELETE, "/api/v1/namespaces/a/pods", ""), "deletecollection");
         assert_eq!(verb(Method::OPTIONS, "/api/v1/pods", ""), "none");
+        assert_eq!(verb(Method::POST, "/api/v1/namespaces/other/", ""), "none");
+        assert_eq!(verb(Method::POST, "/api/v1/namespaces/a/pods/p/binding", ""), "create");
+        assert_eq!(verb(Method::PUT, "/api/v1/namespaces/a/pods", ""), "none");
+        assert_eq!(verb(Method::PATCH, "/api/v1/nodes", ""), "none");
     }
 }

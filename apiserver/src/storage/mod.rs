@@ -4,6 +4,7 @@
 //! one-key transactions guarded by the key's last modification, a watch, compaction.
 
 pub mod compactor;
+pub mod encryption;
 pub mod envelope;
 pub mod etcd;
 pub mod faces;
@@ -118,6 +119,10 @@ pub trait Store: Send + Sync + 'static {
     async fn compact(&self, revision: u64) -> StoreResult<()>;
     /// The store's revision, linearizably.
     async fn revision(&self) -> StoreResult<u64>;
+    /// Whether a value should be written again although it would not change: it is sealed with a key of yesterday.
+    async fn is_stale(&self, _key: &str) -> StoreResult<bool> {
+        Ok(false)
+    }
 }
 
 /// The first key behind all keys with this prefix.

@@ -96,7 +96,7 @@ impl ResourceCache {
     }
 
     /// Events after `revision`, and whether the cache was reloaded since `generation`.
-    fn events_after(&self, revision: u64, generation: u64, max: usize) -> Result<Vec<Arc<Event>>, TooOld> {
+    pub fn events_after(&self, revision: u64, generation: u64, max: usize) -> Result<Vec<Arc<Event>>, TooOld> {
         let state = self.state.read();
         if state.generation != generation {
             return Err(TooOld { oldest: state.revision });

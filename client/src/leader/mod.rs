@@ -2,6 +2,7 @@
 //!
 //! Thin: reads and writes the Lease, keeps the time. [`rules`] decides.
 
+mod health;
 pub mod rules;
 #[cfg(all(test, feature = "test-util"))]
 mod tests;
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::health::LeaderHealth;
 use self::rules::{Action, Election, Record};
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -35,9 +37,17 @@ pub struct LeaderConfig {
     pub renew: Duration,
     /// Between two tries.
     pub retry: Duration,
+    /// Hears how the lease does.
+    pub health: LeaderHealth,
 }
 
 impl LeaderConfig {
+    /// Answers for `/healthz`: an error while we lead and have not renewed the lease for too long.
+    pub fn check(&self) -> impl Fn() -> std::result::Result<(), String> + Send + Sync + 'static {
+        let (health, name, lease) = (self.health.clone(), self.name.clone(), self.lease);
+        move || health.check(&name, lease)
+    }
+
     /// The usual times (15 s, 10 s, 2 s) on a Lease in `kube-system`. To `process` a random part is added, so that a
     /// restarted process does not take itself for the leader that it was.
     pub fn new(name: &str, process: &str) -> Self {
@@ -48,6 +58,7 @@ impl LeaderConfig {
             lease: Duration::from_secs(15),
             renew: Duration::from_secs(10),
             retry: Duration::from_secs(2),
+            health: LeaderHealth::default(),
         }
     }
 }
@@ -69,6 +80,7 @@ where
             return;
         }
         tracing::info!(lease = candidate.config.name, identity = candidate.config.identity, "leading");
+        candidate.config.health.renewed(Instant::now());
         let lost = stop.child_token();
         let held = {
             let work = work(lost.clone());
@@ -87,6 +99,7 @@ where
             ended || stop.is_cancelled()
         };
         tracing::info!(lease = candidate.config.name, "leading no longer");
+        candidate.config.health.leads_no_longer();
         if held {
             candidate.release().await;
         }
@@ -138,7 +151,10 @@ impl Candidate {
             let deadline = renewed + self.config.renew;
             let started = Instant::now();
             match tokio::time::timeout_at(deadline, self.attempt()).await {
-                Ok(Ok(true)) => renewed = started,
+                Ok(Ok(true)) => {
+                    renewed = started;
+                    self.config.health.renewed(started);
+                }
                 Ok(Ok(false)) => {
                     tracing::warn!(lease = self.config.name, holder = self.election.holder(), "lost the lease");
                     return;

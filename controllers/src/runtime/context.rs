@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +81,8 @@ pub struct Context {
     pub default_accounts: Informer<ServiceAccount>,
     /// ConfigMaps named `kube-root-ca.crt`.
     pub root_cas: Informer<ConfigMap>,
+    /// All ClusterRoles.
+    pub cluster_roles: Informer<ClusterRole>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
     /// Which custom resources there are.
@@ -119,6 +122,7 @@ impl Context {
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
+            cluster_roles: Informer::start(client.clone(), Scope::all(), stop.clone()),
             node_leases: Informer::start(client.clone(), leases, stop.clone()),
             definitions: Informer::start_as(client.clone(), definitions::resource(), Scope::all(), stop.clone()),
             services: Informer::start(client.clone(), Scope::all(), stop.clone()),

@@ -1,7 +1,6 @@
 //! One HTTP request as probes and hooks make it: no proxy, no certificate check, at most 10 KiB of the answer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +9,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 /// How much of an answer is read.
@@ -94,7 +92,7 @@ pub async fn get(request: &Request, default_agent: &str, timeout: Duration) -> R
             .await
             .map_err(|error| format!("dial tcp {}: connect: {}", request.authority(), words(&error)))?;
         if request.tls {
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
+            let connector = tokio_rustls::TlsConnector::from(balsa_process::tls::trusting_client().map_err(|error| error.to_string())?);
             let name = ServerName::try_from(request.host.clone()).map_err(|error| error.to_string())?;
             let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
             exchange(TokioIo::new(stream), request, default_agent).await
@@ -178,54 +176,4 @@ async fn body(mut body: hyper::body::Incoming) -> String {
         }
     }
     String::from_utf8_lossy(&text).into_owned()
-}
-
-fn trusting() -> Result<rustls::ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
-    Ok(config)
-}
-
-/// Probes ask whether somebody serves, not who.
-#[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -127,7 +127,8 @@ pub struct PodInfo {
 }
 
 fn requirement(expression: &NodeSelectorRequirement) -> Option<Requirement> {
-    let values = expression.values.clone().unwrap_or_default();
+    let mut values = expression.values.clone().unwrap_or_default();
+    values.sort();
     let number = || values.first().and_then(|value| value.parse().ok());
     let operator = match expression.operator.as_str() {
         "In" => Operator::In(values),

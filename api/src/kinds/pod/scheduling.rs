@@ -40,7 +40,8 @@ pub fn untolerated<'a>(taints: &'a [Taint], tolerations: &[Toleration], effects:
 }
 
 fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.clone().unwrap_or_default();
+    let mut values = requirement.values.clone().unwrap_or_default();
+    values.sort();
     let bound = || values.first().and_then(|value| value.parse::<i64>().ok());
     let operator = match requirement.operator.as_str() {
         "In" => Operator::In(values),

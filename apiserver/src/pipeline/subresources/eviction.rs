@@ -131,6 +131,7 @@ impl Api {
         let dry_run = call.dry_run || options.dry_run;
         for _ in 0..ATTEMPTS {
             let pod = self.fetch(target).await?.ok_or_else(|| target.not_found())?.value;
+            crate::admission::node_restriction::admit_eviction(call, target, &pod)?;
             options.preconditions.check(target, &pod)?;
             let guard = if needs_no_budget(&pod) {
                 if is_over(&pod) { Guard::None } else { Guard::Unhealthy(String::new()) }

@@ -3,11 +3,13 @@
 use balsa_api::field::FieldError;
 use balsa_api::kind::Kind;
 use balsa_api::status::{ApiError, ApiResult};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::authn::{Caller, token::Verified};
+use crate::authn::Caller;
+use crate::authz::Decision;
 use crate::authz::rbac::{Attributes, Rule};
-use crate::pipeline::{Api, Call, Target};
+use crate::pipeline::{Api, Call};
 use crate::value;
 
 /// The kinds that are answered here.
@@ -25,7 +27,7 @@ pub fn is_review(kind: &dyn Kind) -> bool {
 fn attributes(spec: &Value) -> Option<Attributes> {
     let text = |pointer: &str| value::text(spec, pointer).to_owned();
     if spec.get("resourceAttributes").is_some_and(Value::is_object) {
-        return Some(Attributes {
+        let attributes = Attributes {
             verb: text("/resourceAttributes/verb"),
             group: text("/resourceAttributes/group"),
             version: text("/resourceAttributes/version"),
@@ -33,8 +35,10 @@ fn attributes(spec: &Value) -> Option<Attributes> {
             subresource: text("/resourceAttributes/subresource"),
             namespace: text("/resourceAttributes/namespace"),
             name: text("/resourceAttributes/name"),
+            fields: selected(spec),
             path: String::new(),
-        });
+        };
+        return Some(attributes);
     }
     spec.get("nonResourceAttributes").filter(|asked| asked.is_object()).map(|_| Attributes {
         verb: text("/nonResourceAttributes/verb"),
@@ -43,34 +47,91 @@ fn attributes(spec: &Value) -> Option<Attributes> {
     })
 }
 
-/// Whom a SubjectAccessReview asks about. Pure.
+/// What the review's field selector asks for by one value: as text, or as requirements. Pure.
+fn selected(spec: &Value) -> Vec<(String, String)> {
+    let raw = value::text(spec, "/resourceAttributes/fieldSelector/rawSelector");
+    let terms = balsa_api::selector::FieldSelector::parse(raw).map(|selector| selector.terms).unwrap_or_default();
+    let raw = terms.into_iter().filter(|(_, equal, _)| *equal).map(|(field, _, value)| (field, value));
+    let requirements = spec.pointer("/resourceAttributes/fieldSelector/requirements").and_then(Value::as_array);
+    let said = requirements.into_iter().flatten().filter_map(|requirement| {
+        let values = value::strings(requirement, "/values");
+        match (value::text(requirement, "/operator"), values.as_slice()) {
+            ("In", [one]) => Some((value::text(requirement, "/key").to_owned(), one.clone())),
+            _ => None,
+        }
+    });
+    raw.chain(said).collect()
+}
+
+/// Whom a SubjectAccessReview asks about: exactly the groups that it names. Pure.
 fn subject(spec: &Value) -> Caller {
-    let mut groups = value::strings(spec, "/groups");
-    let user = value::text(spec, "/user").to_owned();
-    if !user.is_empty() && user.starts_with("system:serviceaccount:") && groups.is_empty() {
-        groups = crate::authn::implied_groups(&user);
+    let extra = spec.get("extra").and_then(Value::as_object).into_iter().flatten();
+    Caller {
+        user: value::text(spec, "/user").to_owned(),
+        uid: value::text(spec, "/uid").to_owned(),
+        groups: value::strings(spec, "/groups"),
+        extra: extra.map(|(key, values)| (key.to_lowercase(), value::strings(values, ""))).collect(),
     }
-    Caller { user, groups, ..Caller::default() }
+}
+
+/// What is wrong with an access review. Pure.
+fn findings(plural: &str, namespace: &str, review: &Value) -> Vec<FieldError> {
+    let spec = review.get("spec").unwrap_or(&Value::Null);
+    let has = |key: &str| spec.get(key).is_some_and(Value::is_object);
+    let mut findings = Vec::new();
+    match (has("resourceAttributes"), has("nonResourceAttributes")) {
+        (true, true) => findings.push(FieldError::invalid(
+            "spec.nonResourceAttributes",
+            spec["nonResourceAttributes"].clone(),
+            "cannot be specified in combination with resourceAttributes",
+        )),
+        (false, false) => findings.push(FieldError::invalid(
+            "spec.resourceAttributes",
+            Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
+        _ => {}
+    }
+    let of_others = plural != "selfsubjectaccessreviews";
+    if of_others && value::text(spec, "/user").is_empty() && value::strings(spec, "/groups").is_empty() {
+        findings.push(FieldError::invalid("spec.user", "", "at least one of user or group must be specified"));
+    }
+    if plural == "localsubjectaccessreviews" {
+        let asked = value::text(spec, "/resourceAttributes/namespace");
+        if has("resourceAttributes") && asked != namespace {
+            findings.push(FieldError::invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace"));
+        }
+        if has("nonResourceAttributes") {
+            let given = spec["nonResourceAttributes"].clone();
+            findings.push(FieldError::invalid("spec.nonResourceAttributes", given, "disallowed on this kind of request"));
+        }
+    }
+    findings
 }
 
 impl Api {
     /// Answers a review.
     pub async fn review(&self, call: &Call, kind: &dyn Kind, namespace: &str, mut review: Value) -> ApiResult<Value> {
         let spec = review.get("spec").cloned().unwrap_or_else(|| json!({}));
-        let status = match kind.names().plural {
-            "selfsubjectaccessreviews" => self.access(kind, &call.caller, &spec)?,
-            "subjectaccessreviews" => self.access(kind, &subject(&spec), &spec)?,
-            "localsubjectaccessreviews" => {
-                let asked = value::text(&spec, "/resourceAttributes/namespace");
-                if asked != namespace {
-                    let finding = FieldError::invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace");
-                    return Err(ApiError::invalid(&kind.gvk(), "", &[finding]));
-                }
-                self.access(kind, &subject(&spec), &spec)?
+        let plural = kind.names().plural;
+        if plural.ends_with("accessreviews") {
+            let findings = findings(plural, namespace, &review);
+            if !findings.is_empty() {
+                return Err(ApiError::invalid(&kind.gvk(), "", &findings));
             }
-            "selfsubjectrulesreviews" => self.rules_status(&call.caller, value::text(&spec, "/namespace")),
+        }
+        let status = match plural {
+            "selfsubjectaccessreviews" => self.access(&call.caller, &spec).await,
+            "subjectaccessreviews" | "localsubjectaccessreviews" => self.access(&subject(&spec), &spec).await,
+            "selfsubjectrulesreviews" => match value::text(&spec, "/namespace") {
+                "" => return Err(ApiError::bad_request("no namespace on request")),
+                namespace => self.rules_status(&call.caller, namespace),
+            },
             "selfsubjectreviews" => json!({"userInfo": call.caller.user_info()}),
-            _ => self.token_status(&spec, call.now.as_second()).await,
+            _ if value::text(&spec, "/token").is_empty() => {
+                return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+            }
+            _ => self.token_status(&spec, call.now).await,
         };
         review["status"] = status;
         value::set_type(&mut review, kind);
@@ -81,17 +142,17 @@ impl Api {
         Ok(review)
     }
 
-    fn access(&self, kind: &dyn Kind, caller: &Caller, spec: &Value) -> ApiResult<Value> {
-        let Some(attributes) = attributes(spec) else {
-            let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            let finding = FieldError::invalid("spec.resourceAttributes", Value::Null, detail);
-            return Err(ApiError::invalid(&kind.gvk(), "", &[finding]));
+    async fn access(&self, caller: &Caller, spec: &Value) -> Value {
+        let Some(attributes) = attributes(spec) else { return json!({"allowed": false}) };
+        // As a request would be answered: with the node's pods as the store has them.
+        if caller.node().is_some() {
+            drop(self.authorize(caller, &attributes).await);
+        }
+        let (allowed, reason) = match self.authorizer.decide(caller, &attributes) {
+            Decision::Allowed(by) => (true, by),
+            Decision::NoOpinion(why) => (false, why),
         };
-        Ok(match self.authorizer.allows(caller, &attributes) {
-            Some(reason) if reason.is_empty() => json!({"allowed": true}),
-            Some(reason) => json!({"allowed": true, "reason": reason}),
-            None => json!({"allowed": false}),
-        })
+        if reason.is_empty() { json!({"allowed": allowed}) } else { json!({"allowed": allowed, "reason": reason}) }
     }
 
     fn rules_status(&self, caller: &Caller, namespace: &str) -> Value {
@@ -109,44 +170,22 @@ impl Api {
             .filter(|rule| !rule.paths.is_empty())
             .map(|rule| json!({"verbs": rule.verbs, "nonResourceURLs": rule.paths}))
             .collect();
-        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+        let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+        if caller.node().is_some() {
+            status["incomplete"] = json!(true);
+            status["evaluationError"] = json!("node authorizer does not support user rule resolution");
+        }
+        status
     }
 
-    async fn token_status(&self, spec: &Value, now: i64) -> Value {
+    async fn token_status(&self, spec: &Value, now: Timestamp) -> Value {
         let mut audiences = value::strings(spec, "/audiences");
         if audiences.is_empty() {
-            audiences.push(self.signer.issuer().to_owned());
+            audiences = self.audiences();
         }
-        match self.verify_token(value::text(spec, "/token"), &audiences, now).await {
-            Ok(verified) => {
-                json!({"authenticated": true, "user": verified.caller().user_info(), "audiences": verified.audiences})
-            }
+        match self.verify_bearer(value::text(spec, "/token"), &audiences, now).await {
+            Ok(shown) => json!({"authenticated": true, "user": shown.caller.user_info(), "audiences": shown.audiences}),
             Err(error) => json!({"user": {}, "error": error}),
-        }
-    }
-
-    /// Checks a token and that what it speaks for and is bound to still exists.
-    pub async fn verify_token(&self, token: &str, audiences: &[String], now: i64) -> Result<Verified, String> {
-        let verified = self.signer.verify(token, audiences, now)?;
-        let subject = &verified.subject;
-        let account = (subject.name.clone(), subject.uid.clone());
-        let namespace = subject.namespace.as_str();
-        self.still_exists("serviceaccounts", namespace, Some(&account)).await?;
-        self.still_exists("pods", namespace, subject.bound.pod.as_ref()).await?;
-        self.still_exists("secrets", namespace, subject.bound.secret.as_ref()).await?;
-        if subject.bound.pod.is_none() {
-            self.still_exists("nodes", "", subject.bound.node.as_ref()).await?;
-        }
-        Ok(verified)
-    }
-
-    async fn still_exists(&self, plural: &str, namespace: &str, object: Option<&(String, String)>) -> Result<(), String> {
-        let Some((name, uid)) = object else { return Ok(()) };
-        let Some(kind) = balsa_api::kinds::find("", "v1", plural) else { return Ok(()) };
-        let found = self.lookup(Target { kind, namespace, name }).await.map_err(|error| error.message)?;
-        match found {
-            Some(found) if value::uid(&found.value) == uid => Ok(()),
-            _ => Err(format!("what the token is bound to is gone: {plural} {name:?}")),
         }
     }
 }

@@ -27,6 +27,7 @@ impl Api {
         let request = &hooks::post(self, &review, request.clone()).await?;
         let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
         self.check_request(target, seconds)?;
+        crate::admission::node_restriction::admit_token(self, call, target, request).await?;
         let bound = self.bound_object(target, request.pointer("/spec/boundObjectRef").unwrap_or(&Value::Null)).await?;
         let mut audiences = value::strings(request, "/spec/audiences");
         if audiences.is_empty() {
