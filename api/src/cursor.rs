@@ -165,6 +165,13 @@ pub fn set_default_text(object: &mut Value, name: &str, value: &str) {
     }
 }
 
+/// Sets a number where it is absent, null or 0: where the Go type has no way to say "not given".
+pub fn set_default_number(object: &mut Value, name: &str, value: i64) {
+    if object.is_object() && object.get(name).is_none_or(|given| given.is_null() || given.as_i64() == Some(0)) {
+        object[name] = Value::from(value);
+    }
+}
+
 /// The member, where it is an object.
 pub fn object_mut<'a>(object: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     object.get_mut(name).filter(|value| value.is_object())

@@ -96,6 +96,12 @@ impl FieldError {
         Self::new(FieldErrorKind::TooLong, field, "Too long", &format!("may not be more than {max} bytes"))
     }
 
+    /// More items than allowed.
+    pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
+        let items = if max == 1 { "item" } else { "items" };
+        Self::new(FieldErrorKind::TooMany, field, &format!("Too many: {actual}"), &format!("must have at most {max} {items}"))
+    }
+
     /// Something that is named does not exist.
     pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::new(FieldErrorKind::NotFound, field, &format!("Not found: {}", printed(&value.into())), "")

@@ -2,30 +2,35 @@
 //!
 //! All of it is pure: no clock (`now` is an argument), no randomness, no IO.
 
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use crate::apiextensions::CustomKind;
 use crate::field::FieldError;
 use crate::meta::{GroupVersionKind, GroupVersionResource};
 
 /// Names of a kind, as discovery shows them.
 #[derive(Debug, Clone, Copy)]
-pub struct Names {
+pub struct Names<'a> {
     /// Empty for the core group.
-    pub group: &'static str,
+    pub group: &'a str,
     /// `v1`
-    pub version: &'static str,
+    pub version: &'a str,
     /// `Pod`
-    pub kind: &'static str,
+    pub kind: &'a str,
     /// `PodList`
-    pub list_kind: &'static str,
+    pub list_kind: &'a str,
     /// `pods`
-    pub plural: &'static str,
+    pub plural: &'a str,
     /// `pod`
-    pub singular: &'static str,
-    /// `po`
+    pub singular: &'a str,
+    /// `po`. Read them through [`Kind::short_names`]: a custom kind's do not stand here.
     pub short_names: &'static [&'static str],
-    /// `all`
+    /// `all`. Read them through [`Kind::categories`].
     pub categories: &'static [&'static str],
 }
 
@@ -38,7 +43,7 @@ pub struct Subresource {
     pub group: &'static str,
     /// Version of the type that is exchanged.
     pub version: &'static str,
-    /// The type that is exchanged: `Pod`, `Scale`, `Binding`, `Eviction`, `PodExecOptions`, …
+    /// The type that is exchanged; empty: that of the parent. `Pod`, `Scale`, `Binding`, `Eviction`, `PodExecOptions`, …
     pub kind: &'static str,
     /// `get`, `patch`, `update`, `create`, …
     pub verbs: &'static [&'static str],
@@ -46,15 +51,15 @@ pub struct Subresource {
 
 /// A column of a table.
 #[derive(Debug, Clone, Copy)]
-pub struct Column {
+pub struct Column<'a> {
     /// `Restarts`
-    pub name: &'static str,
+    pub name: &'a str,
     /// `string`, `integer`, `date`, …
-    pub r#type: &'static str,
+    pub r#type: &'a str,
     /// `name` for the name column, else empty.
-    pub format: &'static str,
+    pub format: &'a str,
     /// For a person.
-    pub description: &'static str,
+    pub description: &'a str,
     /// 0: always shown; 1: with `-o wide`.
     pub priority: i32,
 }
@@ -77,7 +82,19 @@ pub struct TypeMismatch(pub String);
 /// One kind of object.
 pub trait Kind: Send + Sync + 'static {
     /// Its names.
-    fn names(&self) -> &Names;
+    fn names(&self) -> Names<'_>;
+    /// `po`
+    fn short_names(&self) -> Vec<&str> {
+        self.names().short_names.to_vec()
+    }
+    /// `all`
+    fn categories(&self) -> Vec<&str> {
+        self.names().categories.to_vec()
+    }
+    /// The custom resource that this kind is; `None` for those that are built in.
+    fn custom(&self) -> Option<&CustomKind> {
+        None
+    }
     /// Whether its objects live in namespaces.
     fn namespaced(&self) -> bool;
     /// What can be done with it: `create`, `delete`, `deletecollection`, `get`, `list`, `patch`, `update`, `watch`.
@@ -113,12 +130,12 @@ pub trait Kind: Send + Sync + 'static {
     }
 
     /// Columns of its table, `Name` first.
-    fn columns(&self) -> &'static [Column];
+    fn columns(&self) -> Cow<'_, [Column<'_>]>;
     /// One cell per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 
     /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
-    fn selectable_fields(&self) -> &'static [&'static str];
+    fn selectable_fields(&self) -> Cow<'_, [&str]>;
     /// The value of one of them; empty where it is absent.
     fn selectable(&self, object: &Value, field: &str) -> String;
 
@@ -131,5 +148,31 @@ pub trait Kind: Send + Sync + 'static {
     fn gvr(&self) -> GroupVersionResource {
         let names = self.names();
         GroupVersionResource::new(names.group, names.version, names.plural)
+    }
+}
+
+/// A kind to hold on to: built in, or made by a CustomResourceDefinition and gone with its last holder.
+#[derive(Clone)]
+pub enum KindRef {
+    /// Lives as long as the process.
+    BuiltIn(&'static dyn Kind),
+    /// One version of a custom resource.
+    Custom(Arc<CustomKind>),
+}
+
+impl Deref for KindRef {
+    type Target = dyn Kind;
+
+    fn deref(&self) -> &(dyn Kind + 'static) {
+        match self {
+            Self::BuiltIn(kind) => *kind,
+            Self::Custom(kind) => kind.as_ref(),
+        }
+    }
+}
+
+impl From<&'static dyn Kind> for KindRef {
+    fn from(kind: &'static dyn Kind) -> Self {
+        Self::BuiltIn(kind)
     }
 }

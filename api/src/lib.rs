@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apiextensions;
 pub mod cursor;
 pub mod decode;
 pub mod duration;
@@ -22,6 +23,7 @@ pub mod owners;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod status;

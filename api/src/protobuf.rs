@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::meta::split_api_version;
 use crate::schema::check::{micro_time_text, time_text};
-use crate::schema::{Field, Message, Schema, Type, schema};
+use crate::schema::{Field, Instead, Message, Schema, Type, schema};
 
 /// What every protobuf body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -262,6 +262,7 @@ impl Decoder {
                 self.message(self.schema.get(*index), bytes, &mut map, depth + 1)?;
                 Value::Object(map)
             }
+            (Type::MessageOr(instead, index), Wire::Bytes(bytes)) => self.message_or(*instead, *index, bytes, depth + 1)?,
             (Type::List { item, .. }, Wire::Bytes(bytes)) => {
                 let mut reader = Reader { rest: bytes };
                 let mut items = Vec::new();
@@ -274,6 +275,36 @@ impl Decoder {
             }
             _ => return malformed("wrong wireType"),
         })
+    }
+}
+
+impl Decoder {
+    /// A message, or what stands in its place: the wrappers of apiextensions' `JSONSchemaPropsOr…`.
+    fn message_or(&self, instead: Instead, index: usize, bytes: &[u8], depth: usize) -> Result<Value> {
+        let message = |bytes: &[u8]| -> Result<Value> {
+            let mut map = Map::new();
+            self.message(self.schema.get(index), bytes, &mut map, depth + 1)?;
+            Ok(Value::Object(map))
+        };
+        let mut reader = Reader { rest: bytes };
+        let mut out = if instead == Instead::Flag { Value::Bool(false) } else { Value::Null };
+        while let Some((number, content)) = reader.next()? {
+            match (instead, number, content) {
+                (Instead::Flag, 1, Wire::Varint(flag)) if !out.is_object() => out = Value::Bool(flag != 0),
+                (Instead::Flag, 2, Wire::Bytes(bytes)) | (Instead::Messages | Instead::Texts, 1, Wire::Bytes(bytes)) => {
+                    out = message(bytes)?;
+                }
+                (Instead::Messages | Instead::Texts, 2, Wire::Bytes(bytes)) => {
+                    let item = if instead == Instead::Texts { utf8(bytes)?.into() } else { message(bytes)? };
+                    match &mut out {
+                        Value::Array(items) => items.push(item),
+                        other => *other = Value::Array(vec![item]),
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(out)
     }
 }
 

@@ -85,7 +85,7 @@ pub fn table<'a>(
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
         // A watch sends them only with its first event.
-        "columnDefinitions": if with_columns { definitions(kind.columns()) } else { Value::Array(Vec::new()) },
+        "columnDefinitions": if with_columns { definitions(&kind.columns()) } else { Value::Array(Vec::new()) },
         "rows": rows,
     })
 }

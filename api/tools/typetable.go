@@ -3,7 +3,7 @@
 // Derives api/data/types.txt, the table of facts about Kubernetes' built-in types that checking, protobuf, patches and
 // managed fields are driven by: JSON name, protobuf number, type, omitempty, merge keys. No prose is taken over.
 //
-// Usage: go run typetable.go K8S_IO_API_DIR APIMACHINERY_DIR APIEXTENSIONS_APISERVER_DIR > ../data/types.txt
+// Usage: go run typetable.go K8S_IO_API_DIR APIMACHINERY_DIR APIEXTENSIONS_APISERVER_DIR KUBE_AGGREGATOR_DIR > ../data/types.txt
 package main
 
 import (
@@ -256,7 +256,7 @@ func emit(p *pkg) {
 }
 
 func main() {
-	api, machinery, extensions := os.Args[1], os.Args[2], os.Args[3]
+	api, machinery, extensions, aggregator := os.Args[1], os.Args[2], os.Args[3], os.Args[4]
 	groups := []string{
 		"core/v1", "apps/v1", "authentication/v1", "authorization/v1", "autoscaling/v1", "autoscaling/v2", "batch/v1",
 		"certificates/v1", "coordination/v1", "discovery/v1", "events/v1", "networking/v1", "node/v1", "policy/v1",
@@ -267,7 +267,8 @@ func main() {
 		load(filepath.Join(api, group), group)
 	}
 	load(filepath.Join(extensions, "pkg/apis/apiextensions/v1"), "apiextensions/v1")
-	for _, key := range append(append([]string{"meta/v1"}, groups...), "apiextensions/v1") {
+	load(filepath.Join(aggregator, "pkg/apis/apiregistration/v1"), "apiregistration/v1")
+	for _, key := range append(append([]string{"meta/v1"}, groups...), "apiextensions/v1", "apiregistration/v1") {
 		emit(packages[key])
 	}
 }

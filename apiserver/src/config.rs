@@ -20,6 +20,9 @@ pub struct Config {
     /// Where REST is served.
     #[arg(long, env = "BALSA_LISTEN", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
+    /// The address at which the cluster reaches this apiserver; found out where it is left out.
+    #[arg(long, env = "BALSA_ADVERTISE_ADDRESS")]
+    pub advertise_address: Option<std::net::IpAddr>,
     /// Where gRPC is served.
     #[arg(long, env = "BALSA_LISTEN_GRPC", default_value = "127.0.0.1:6444")]
     pub listen_grpc: SocketAddr,

@@ -6,17 +6,22 @@
 //! | [`grpc`] | the same for the components |
 //! | [`authn`], [`authz`] | who calls, what they may |
 //! | [`pipeline`] | default → admit → validate → one store transaction |
+//! | [`aggregation`] | parts of the API that servers in the cluster serve |
 //! | [`admission`] | what the cluster has to say about a write |
+//! | [`apiextensions`] | custom resources: kinds that come and go |
 //! | [`allocation`] | which Service has which address and node port |
 //! | [`streaming`], [`proxy`] | exec, logs, port-forward and HTTP to what runs on nodes |
 //! | [`watch_cache`] | present state and recent events, for lists and watches |
 //! | [`storage`] | the store, as etcd v3 |
+//! | [`presence`] | this API server among the others |
 //! | [`bootstrap`] | what every cluster has from the start |
 
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocation;
+pub mod apiextensions;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -24,6 +29,7 @@ pub mod config;
 pub mod grpc;
 pub mod metrics;
 pub mod pipeline;
+pub mod presence;
 pub mod proxy;
 pub mod rest;
 pub mod storage;
@@ -32,10 +38,13 @@ pub mod value;
 pub mod watch_cache;
 
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::Config;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -87,6 +96,8 @@ pub async fn run_on(
         store: store.clone(),
         authorizer: Authorizer::new(caches.clone()),
         caches: caches.clone(),
+        kinds: Arc::new(apiextensions::Kinds::new(caches.clone())),
+        converter: Arc::default(),
         signer: Arc::new(signer),
         settings: Settings {
             name: config.name.clone(),
@@ -102,15 +113,23 @@ pub async fn run_on(
     tokio::spawn(compactor::run(store, compactor::EVERY, stop.clone()));
     tokio::spawn(bootstrap::run(api.clone(), stop.clone()));
     tokio::spawn(allocation::repair::run(api.clone(), stop.clone()));
+    tokio::spawn(apiextensions::controller::run(api.clone(), stop.clone()));
     let rest = Arc::new(Rest {
         api: api.clone(),
         streaming: streaming::Streaming::new(identity.clone()),
         metrics: Arc::default(),
         openapi: misc::OpenApi::default(),
+        aggregation: Arc::new(aggregation::Aggregation::new(identity.clone())),
         address: config.listen.to_string(),
     });
     api.hooks.set_dial(rest.dialer());
     tokio::spawn(admission::hooks::policy::types::run(api.clone(), stop.clone()));
+    rest.api.converter.reach_by(Box::new(rest::webhook::Hooks::new(&rest)));
+    tokio::spawn(aggregation::keeper::run(rest.clone(), stop.clone()));
+    let listened = SocketAddr::new(config.advertise_address.unwrap_or(config.listen.ip()), config.listen.port());
+    if let Some(place) = presence::place(listened) {
+        tokio::spawn(presence::run(api.clone(), place, stop.clone()));
+    }
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
     let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::allocation::range::PortRange;
+use crate::apiextensions::convert::Reach;
 use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
@@ -28,9 +29,23 @@ pub(crate) struct Server {
     _stop: DropGuard,
 }
 
+/// A further apiserver on the same store.
+impl Server {
+    pub(crate) async fn beside(&self) -> Self {
+        Self::start_on(self.store.clone(), None).await
+    }
+}
+
 impl Server {
     pub(crate) async fn start() -> Self {
         let store = Arc::new(MemoryStore::default());
+        let server = Self::start_on(store, None).await;
+        server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+        server
+    }
+
+    /// `reach`: how webhooks are called, where not as usual.
+    pub(crate) async fn start_on(store: Arc<MemoryStore>, reach: Option<Box<dyn Reach>>) -> Self {
         // History from before this apiserver: what it cannot have heard of.
         store.put("/registry/past/x", bytes::Bytes::new(), 0, None).await.unwrap();
         let caches = Caches::new(&stored_kinds());
@@ -38,6 +53,8 @@ impl Server {
             store: store.clone(),
             authorizer: Authorizer::new(caches.clone()),
             caches: caches.clone(),
+            kinds: Arc::new(crate::apiextensions::Kinds::new(caches.clone())),
+            converter: Arc::default(),
             signer: Arc::new(Signer::generate("https://issuer").unwrap()),
             settings: Settings { name: "a".into(), service_cidr: "10.96.0.0/16".into(), node_ports: PortRange::default() },
             hooks: crate::admission::hooks::Hooks::default(),
@@ -50,15 +67,16 @@ impl Server {
             streaming: Streaming::new(None),
             metrics: Arc::default(),
             openapi: misc::OpenApi::default(),
+            aggregation: Arc::new(crate::aggregation::Aggregation::new(None)),
             address: "127.0.0.1:6443".into(),
         };
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let rest = Arc::new(rest);
         rest.api.hooks.set_dial(rest.dialer());
-        let server = Self { rest, store, _stop: stop.drop_guard() };
-        server.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-        server
+        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::rest::webhook::Hooks::new(&rest))));
+        tokio::spawn(crate::apiextensions::controller::run(rest.api.clone(), stop.clone()));
+        Self { rest, store, _stop: stop.drop_guard() }
     }
 
     pub(crate) async fn send(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
@@ -101,7 +119,7 @@ impl Server {
     }
 
     /// A running watch, as (type, object) pairs.
-    async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = self.send(Peer::Loopback, request).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -109,13 +127,13 @@ impl Server {
     }
 }
 
-struct Events {
+pub(crate) struct Events {
     stream: axum::body::BodyDataStream,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    async fn next(&mut self) -> (String, Value) {
+    pub(crate) async fn next(&mut self) -> (String, Value) {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -127,7 +145,7 @@ impl Events {
         }
     }
 
-    async fn next_name(&mut self) -> (String, String) {
+    pub(crate) async fn next_name(&mut self) -> (String, String) {
         let (word, object) = self.next().await;
         (word, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     }

@@ -1,11 +1,10 @@
 //! Which controllers run, and when: all of them while this copy leads, none otherwise.
 //!
-//! Running: ReplicaSet, ReplicationController, Deployment, node life cycle, taint eviction, node IPAM, pod garbage,
-//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references.
+//! Running: ReplicaSet, ReplicationController, Deployment, Job and its time to live, node life cycle, taint eviction, node IPAM, pod garbage,
+//! namespace deletion, ServiceAccount `default` and `kube-root-ca.crt`, garbage collection by owner references,
+//! EndpointSlices (mirrored ones too) and Endpoints, PodDisruptionBudget and ResourceQuota status.
 //!
-//! Not there yet: Job, CronJob, StatefulSet, DaemonSet, EndpointSlices and Endpoints, HorizontalPodAutoscaler,
-//! PodDisruptionBudget, volume binding and provisioning, ResourceQuota status, TTL after finished, ClusterRole
-//! aggregation, certificate signing.
+//! Not there yet: CronJob, StatefulSet, DaemonSet, HorizontalPodAutoscaler, volume binding and provisioning, ClusterRole aggregation, certificate signing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,13 +23,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::deployment::Deployments;
+use crate::disruption::Disruption;
+use crate::endpoints::EndpointsController;
+use crate::endpointslice::EndpointSlices;
+use crate::endpointslice_mirroring::Mirroring;
 use crate::garbage_collector::GarbageCollector;
+use crate::job::{FinishedJobs, JobOrphans, Jobs};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::node_ipam::NodeIpam;
 use crate::node_lifecycle::{NodeLifecycle, TaintEviction};
 use crate::pod_gc::PodGc;
 use crate::replicaset::{Controller, ReplicaSets, ReplicationControllers};
+use crate::resource_quota::ResourceQuotas;
 use crate::runtime::Context;
 use crate::service_account::NamespaceDefaults;
 
@@ -49,6 +54,9 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
             Box::new(|context, stop| Box::pin(Controller::<ReplicationControllers>::run(context, stop))),
         ),
         ("deployment", Box::new(|context, stop| Box::pin(Deployments::run(context, stop)))),
+        ("job", Box::new(|context, stop| Box::pin(Jobs::run(context, stop)))),
+        ("job-orphans", Box::new(|context, stop| Box::pin(JobOrphans::run(context, stop)))),
+        ("ttl-after-finished", Box::new(|context, stop| Box::pin(FinishedJobs::run(context, stop)))),
         ("node-lifecycle", Box::new(move |context, stop| Box::pin(NodeLifecycle::run(context, grace, stop)))),
         ("taint-eviction", Box::new(|context, stop| Box::pin(TaintEviction::run(context, stop)))),
         ("node-ipam", Box::new(move |context, stop| Box::pin(NodeIpam::run(context, cidr, stop)))),
@@ -58,6 +66,11 @@ fn controllers(config: &Config, root_ca: &str) -> Vec<(&'static str, Start)> {
             "namespace-defaults",
             Box::new(move |context, stop| Box::pin(NamespaceDefaults::run(context, root_ca.clone(), stop))),
         ),
+        ("endpointslice", Box::new(|context, stop| Box::pin(EndpointSlices::run(context, stop)))),
+        ("endpointslice-mirroring", Box::new(|context, stop| Box::pin(Mirroring::run(context, stop)))),
+        ("endpoints", Box::new(|context, stop| Box::pin(EndpointsController::run(context, stop)))),
+        ("disruption", Box::new(|context, stop| Box::pin(Disruption::run(context, stop)))),
+        ("resourcequota", Box::new(|context, stop| Box::pin(ResourceQuotas::run(context, stop)))),
         ("garbage-collector", Box::new(|context, stop| Box::pin(GarbageCollector::run(context, stop)))),
     ]
 }

@@ -1,9 +1,11 @@
 //! Flags of the node agent.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use balsa_process::tls::TlsFiles;
+
+use crate::network::cidr::Cidr;
 
 /// Which engine runs the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,9 +59,12 @@ pub struct Config {
     /// Addresses of services.
     #[arg(long, env = "BALSA_SERVICE_CIDR", default_value = "10.96.0.0/16")]
     pub service_cidr: String,
-    /// Name servers for pods, comma-separated.
+    /// Name servers for pods, comma-separated [default: the tenth address of services, where this agent answers].
     #[arg(long, env = "BALSA_CLUSTER_DNS", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
+    /// Do not answer at the name servers' addresses: a Service with pods behind it does.
+    #[arg(long, env = "BALSA_DNS_ELSEWHERE")]
+    pub dns_elsewhere: bool,
     /// Domain of the cluster's names.
     #[arg(long, env = "BALSA_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -84,4 +89,49 @@ pub struct Config {
     /// Identity; without one plaintext, loopback only.
     #[command(flatten)]
     pub tls: Option<TlsFiles>,
+}
+
+impl Config {
+    /// Name servers for pods: those given, else the tenth address of services. None where there are no services.
+    pub fn name_servers(&self) -> Vec<IpAddr> {
+        if !self.cluster_dns.is_empty() {
+            return self.cluster_dns.clone();
+        }
+        let range: Option<Cidr> = self.service_cidr.parse().ok();
+        let tenth = range.map(|range| (range, Ipv4Addr::from(u32::from(range.address()).saturating_add(10))));
+        tenth.filter(|(range, ip)| range.contains(*ip)).map(|(_, ip)| IpAddr::V4(ip)).into_iter().collect()
+    }
+
+    /// Those of the name servers that this agent is: the ones among the addresses of services.
+    pub fn own_name_servers(&self) -> Vec<Ipv4Addr> {
+        let Ok(range) = self.service_cidr.parse::<Cidr>() else { return Vec::new() };
+        let all = self.name_servers().into_iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        });
+        all.filter(|ip| !self.dns_elsewhere && range.contains(*ip)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tenth_address_answers_for_names() {
+        let shown = |words: &str| {
+            let base = ["x", "--node-name=n", "--apiservers=http://a:1", "--state-dir=/s"];
+            let config = Config::parse_from(base.into_iter().chain(words.split_whitespace()));
+            (format!("{:?}", config.name_servers()), format!("{:?}", config.own_name_servers()))
+        };
+        let pair = |all: &str, own: &str| (all.to_owned(), own.to_owned());
+        assert_eq!(shown(""), pair("[10.96.0.10]", "[10.96.0.10]"));
+        assert_eq!(shown("--service-cidr=172.20.0.0/14"), pair("[172.20.0.10]", "[172.20.0.10]"));
+        assert_eq!(shown("--dns-elsewhere"), pair("[10.96.0.10]", "[]"));
+        assert_eq!(shown("--cluster-dns=8.8.8.8,10.96.0.53"), pair("[8.8.8.8, 10.96.0.53]", "[10.96.0.53]"));
+        assert_eq!(shown("--service-cidr="), pair("[]", "[]"));
+        assert_eq!(shown("--service-cidr=10.96.0.0/29"), pair("[]", "[]"));
+    }
 }

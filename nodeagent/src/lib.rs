@@ -3,6 +3,7 @@
 //! - [`pod`]: a pod's life, decided by a pure planner, carried out by one worker per pod
 //! - [`probe`], [`volume`], [`env`]: what containers need while they live
 //! - [`node`]: the Node object, its lease, and whether the node takes a pod
+//! - [`network`]: pods' addresses, Services and network policies on the node; [`dns`]: the cluster's names
 //! - [`runtime`]: the container engine behind a trait
 //! - [`server`]: what the apiserver asks of this node: logs, exec, attach, port-forward, stats
 //!
@@ -19,6 +20,7 @@ pub mod volume;
 
 pub mod node;
 
+pub mod dns;
 pub mod network;
 pub mod runtime;
 pub mod server;

@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::RealApi;
 use crate::config::{Config, Engine};
-use crate::env::files::Dns;
+use crate::dns;
+use crate::env::files::{self, Dns};
 use crate::network::{Network, NetworkConfig};
 use crate::node::agent::NodeAgent;
 use crate::node::facts::Machine;
 use crate::node::holder;
+use crate::node::traffic::Traffic;
 use crate::pod::manager::{Facts, Manager, Shared};
 use crate::pod::observed::NodeFacts;
 use crate::pod::orphans;
@@ -59,6 +61,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let machine = machine(&config);
     let api = Arc::new(RealApi::new(client.clone(), events.clone(), services.cache()));
+    let servers = network.as_ref().map(|_| name_servers(&config)).unwrap_or_default();
+    let traffic = network.clone().map(|network| Traffic {
+        client: client.clone(),
+        network,
+        services: services.clone(),
+        nodes: nodes.clone(),
+        name: config.node_name.clone(),
+        dns: servers.clone(),
+    });
     let facts = first_facts(&config, &machine, network.is_some());
     let hollow = config.runtime == Engine::Fake;
     let shared = Arc::new(Shared::new(runtime.clone(), api, Layout::new(&config.state_dir), hollow, facts));
@@ -106,6 +117,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         manager.run(pods.cache(), pods.subscribe(), async move { synced.synced().await }, until).await;
         Ok(())
     });
+    if let Some(traffic) = traffic {
+        let until = stop.clone();
+        parts.spawn(async move {
+            traffic.run(until.clone()).await;
+            until.cancelled().await;
+            Ok(())
+        });
+    }
+    for address in config.own_name_servers() {
+        if let Some((server, _)) = servers.clone() {
+            let until = stop.clone();
+            parts.spawn(async move { Ok(server.listen(address, 53, until).await) });
+        }
+    }
     if network.is_some() && !config.holder.is_empty() {
         let (socket, holder, until) = (config.docker_socket.clone(), config.holder.clone(), stop.clone());
         parts.spawn(async move { holder::watch(&socket, &holder, until).await });
@@ -137,6 +162,7 @@ fn engine(config: &Config) -> (Arc<dyn Runtime>, Option<Arc<Network>>) {
     network.cni_conf.clone_from(&config.cni_conf);
     network.cluster_cidr.clone_from(&config.cluster_cidr);
     network.service_cidr = Some(config.service_cidr.clone()).filter(|cidr| !cidr.is_empty());
+    network.dns = config.own_name_servers();
     if holder.is_none() {
         // Nodes that share the host's namespace must not share a bridge or a table.
         let hash = Sha256::digest(format!("{}/{}", config.cluster, config.node_name));
@@ -158,10 +184,28 @@ fn machine(config: &Config) -> Machine {
     Machine { cpus: config.cpus.unwrap_or(machine.cpus), memory: config.memory.unwrap_or(machine.memory), ..machine }
 }
 
+/// The cluster's DNS on this node; `None` where somebody else answers.
+fn name_servers(config: &Config) -> Option<(Arc<dns::server::Server>, dns::zone::Settings)> {
+    let own = config.own_name_servers();
+    if own.is_empty() {
+        return None;
+    }
+    let settings = dns::zone::Settings {
+        domain: config.cluster_domain.clone(),
+        own: [&config.cluster_cidr, &config.service_cidr].into_iter().filter_map(|range| range.parse().ok()).collect(),
+        server: own,
+    };
+    let zone = dns::zone::Zone::empty(settings.clone());
+    Some((dns::server::Server::new(zone, dns::server::resolvers(&node_resolver(), &config.name_servers())), settings))
+}
+
+fn node_resolver() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
 fn first_facts(config: &Config, machine: &Machine, networked: bool) -> Facts {
-    // The engine's own resolver on a loopback address means nothing inside a pod.
-    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let useful = resolver.lines().filter(|line| !line.trim_start().starts_with("nameserver 127."));
+    let cluster: Vec<String> = config.name_servers().iter().map(ToString::to_string).collect();
+    let own = config.own_name_servers();
     Facts {
         node: NodeFacts {
             name: config.node_name.clone(),
@@ -170,9 +214,9 @@ fn first_facts(config: &Config, machine: &Machine, networked: bool) -> Facts {
             ..NodeFacts::default()
         },
         dns: Dns {
-            cluster: config.cluster_dns.iter().map(ToString::to_string).collect(),
+            cluster,
             domain: config.cluster_domain.clone(),
-            node: useful.map(|line| format!("{line}\n")).collect(),
+            node: files::for_pods(&node_resolver(), own.first().map(ToString::to_string).as_deref()),
         },
         memory_bytes: i64::try_from(machine.memory).unwrap_or(i64::MAX),
         ..Facts::default()

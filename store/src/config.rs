@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use balsa_process::tls::TlsFiles;
 
 use crate::raft::{Members, Peer};
+use crate::{compaction, duration};
 
 /// Flags of `balsa-store`; each is also an environment variable.
 #[derive(Debug, Clone, clap::Parser)]
@@ -78,6 +79,27 @@ pub struct Config {
     /// How often the time left to long leases is noted for the next leader, seconds; 0: never.
     #[arg(long, env = "BALSA_LEASE_CHECKPOINT_INTERVAL", default_value_t = 300)]
     pub lease_checkpoint_interval: u64,
+    /// What --auto-compaction-retention counts.
+    #[arg(long, env = "BALSA_AUTO_COMPACTION_MODE", default_value = "periodic")]
+    pub auto_compaction_mode: compaction::plan::Mode,
+    /// How much history is kept when it is compacted by itself: a time (10m; without a unit hours) or a number of
+    /// revisions; 0: nothing is compacted by itself.
+    #[arg(long, env = "BALSA_AUTO_COMPACTION_RETENTION", default_value = "0")]
+    pub auto_compaction_retention: String,
+    /// Compare the own data with the peers' before anybody is served, and refuse to start when it differs.
+    #[arg(long, alias = "experimental-initial-corrupt-check", env = "BALSA_INITIAL_CORRUPT_CHECK",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true,
+          action = clap::ArgAction::Set)]
+    pub initial_corrupt_check: bool,
+    /// How often the leader compares the members' data and raises the alarm CORRUPT for who differs, such as 1h; 0:
+    /// never.
+    #[arg(long, alias = "experimental-corrupt-check-time", env = "BALSA_CORRUPT_CHECK_TIME", default_value = "0",
+          value_parser = duration::parse)]
+    pub corrupt_check_time: Duration,
+    /// What kind of tokens clients get when they log in: simple, or
+    /// jwt,sign-method=METHOD,priv-key=FILE,pub-key=FILE,ttl=10m. All members need the same.
+    #[arg(long, env = "BALSA_AUTH_TOKEN", default_value = "simple")]
+    pub auth_token: String,
     /// The cost of passwords' bcrypt, 4 to 31; each more takes twice the time.
     #[arg(long, env = "BALSA_BCRYPT_COST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=31))]
     pub bcrypt_cost: u32,
@@ -109,6 +131,12 @@ impl Config {
     pub fn quota(&self) -> Option<u64> {
         let asked = if self.quota_backend_bytes == 0 { DEFAULT_QUOTA } else { self.quota_backend_bytes };
         u64::try_from(asked).ok()
+    }
+
+    /// What is kept when history is compacted by itself; `None`: it is not.
+    pub fn retention(&self) -> anyhow::Result<Option<compaction::plan::Retention>> {
+        let read = compaction::plan::Retention::of(self.auto_compaction_mode, &self.auto_compaction_retention);
+        read.map_err(|problem| anyhow::anyhow!("--auto-compaction-retention: {problem}"))
     }
 
     /// For tests and the all-in-one process: a cluster of one on free loopback ports.
@@ -167,6 +195,7 @@ impl Config {
             self.heartbeat_interval
         );
         ensure!(self.snapshot_count > 0, "--snapshot-count must not be 0");
+        self.retention()?;
         if self.tls.is_none() {
             for address in [self.listen_client, self.listen_peer, self.listen_metrics] {
                 ensure!(

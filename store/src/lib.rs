@@ -10,11 +10,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod command;
+pub mod compaction;
 pub mod config;
+pub mod corruption;
 pub mod disk;
+pub mod duration;
 pub mod error;
+pub mod gateway;
 pub mod grpc;
 pub mod http;
+pub mod jwt;
 pub mod lease;
 pub mod ledger;
 pub mod member;

@@ -47,7 +47,7 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Identity>> {
 
 /// Notes who the data directory belongs to.
 pub fn write(root: &Path, identity: &Identity) -> anyhow::Result<()> {
-    std::fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
+    disk::make_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
     let path = root.join(FILE);
     let stored = serde_json::to_vec_pretty(identity).context("an identity that cannot be encoded")?;
     disk::replace_file(&path, &stored).with_context(|| format!("cannot write {}", path.display()))
@@ -108,8 +108,9 @@ async fn ask(config: &Config, flags: &Identity, tls: Option<&TlsIdentity>) -> an
     }
 }
 
-fn found(described: Description, own: &str) -> Result<Identity, String> {
-    let Description { cluster_id, members } = described;
+/// Who has the peer URL `own` among those who were described, as one that joins them.
+pub(crate) fn found(described: Description, own: &str) -> Result<Identity, String> {
+    let Description { cluster_id, members, .. } = described;
     let me = members.iter().find(|(_, peer)| peer.peer_urls().iter().any(|url| url == own)).map(|(id, _)| *id);
     let id = me.ok_or_else(|| format!("no member has the peer URL {own}"))?;
     Ok(Identity { id, cluster_id, members, begins: false })
@@ -124,7 +125,7 @@ mod tests {
     fn who_joins_is_the_member_with_its_url_and_stays_it() {
         let peer = |url: &str| Peer { peer_url: url.to_owned(), ..Peer::default() };
         let members = Members::from([(1, peer("http://a:1")), (7, peer("http://b:1"))]);
-        let described = Description { cluster_id: 5, members };
+        let described = Description { cluster_id: 5, members, agreed: 3 };
         let identity = found(described.clone(), "http://b:1").unwrap();
         assert_eq!((identity.id, identity.cluster_id, identity.begins), (7, 5, false));
         assert!(found(described, "http://c:1").is_err());

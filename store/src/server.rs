@@ -37,11 +37,13 @@ use crate::metrics::Metrics;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{MAX_MESSAGE, Network};
 use crate::raft::server::PeerService;
-use crate::raft::state_machine::StateMachine;
+pub(crate) use crate::raft::settings::raft_config;
+use crate::raft::handle;
+use crate::raft::state_machine::{self, StateMachine};
 use crate::raft::{Members, Raft};
 use crate::replica::applied::flag;
 use crate::replica::{Applied, Parts, Replica};
-use crate::tls;
+use crate::{compaction, corruption, gateway, jwt, tls};
 
 /// A running replica and where it is reached.
 pub struct Handle {
@@ -91,6 +93,7 @@ pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, anyh
 
 async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Handle> {
     config.check()?;
+    let signer = jwt::of_flag(&config.auth_token)?;
     let stop = stop.child_token();
     let identity = config.tls.as_ref().map(|files| files.load()).transpose()?;
     let Identity { id, cluster_id, members, begins } = member::identify(&config, identity.as_ref()).await?;
@@ -105,8 +108,12 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
     let (state, log) = open_disk(config.data_dir.clone(), metrics.clone()).await?;
     let applied = Arc::new(Applied::new(state.clone(), metrics.clone(), config.lease_checkpoint_interval.saturating_mul(1_000)));
     let machine = StateMachine::open(state.clone(), applied.clone())?;
-    let log = LogStore::open(log, state)?;
+    let log = LogStore::open(log, state.clone())?;
     let network = Network::new(id, cluster_id, identity.clone());
+    if config.initial_corrupt_check {
+        let known = state_machine::members_of(&state)?.unwrap_or_else(|| members.clone());
+        corruption::check(&network, &state, id, &known, config.request_timeout()).await?;
+    }
     let raft = Raft::new(id, Arc::new(raft_config(&config, cluster_id)?), network.clone(), log, machine).await?;
 
     let scheme = if identity.is_some() { "https" } else { "http" };
@@ -128,33 +135,34 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
 
     let mut tasks = JoinSet::new();
     let registry = Arc::new(registry);
-    tasks.spawn(serve_clients(replica.clone(), client, identity.clone(), registry.clone()));
+    let service = Service::with_tokens(replica.clone(), signer);
+    tasks.spawn(serve_clients(replica.clone(), service, client, identity.clone(), registry.clone()));
     tasks.spawn(serve_peers(replica.clone(), peer, identity.clone()));
     let health_of = replica.clone();
     let health: observe::Health = Arc::new(move || match health_of.leadership().borrow().leader {
         Some(_) => Ok(()),
         None => Err("no leader".to_owned()),
     });
-    let observed = observe::serve(metrics_port, identity, registry, health, stop.clone());
+    let observed = observe::serve(metrics_port, identity.clone(), registry, health, stop.clone());
     tasks.spawn(async move { Ok(observed.await?) });
     if begins {
         tasks.spawn(bootstrap(replica.clone(), members));
     }
     tasks.spawn(compact(replica.clone(), applied));
     tasks.spawn(measure(replica.clone()));
-    let expirer = expirer::run(replica.clone());
-    tasks.spawn(async move {
-        expirer.await;
-        Ok(())
-    });
+    tasks.spawn(done(replica.clone().notice_removal(identity.clone())));
+    if let Some(retention) = replica.config().retention()? {
+        tasks.spawn(done(compaction::run(replica.clone(), retention)));
+    }
+    let comparing = replica.config().corrupt_check_time;
+    if !comparing.is_zero() {
+        tasks.spawn(done(corruption::run(replica.clone(), comparing)));
+    }
+    tasks.spawn(done(expirer::run(replica.clone())));
     let (raft_stop, stopping) = (stop.clone(), replica.clone());
     tasks.spawn(async move {
         raft_stop.cancelled().await;
-        let failed = {
-            use openraft::async_runtime::watch::WatchReceiver as _;
-            let metrics = raft.metrics();
-            metrics.borrow_watched().running_state.clone().err()
-        };
+        let failed = handle::look(&raft, |seen| seen.fatal());
         raft.shutdown().await.context("consensus did not end")?;
         let removed = stopping.is_removed();
         flush(stopping).await?;
@@ -167,6 +175,12 @@ async fn assemble(config: Config, stop: CancellationToken) -> anyhow::Result<Han
         }
     });
     Ok(Handle { client_addr, peer_addr, metrics_addr, replica, stop, tasks })
+}
+
+/// A task that cannot fail, among those that can.
+async fn done(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
 }
 
 /// A planned stop leaves everything flushed, so that the next start has nothing to replay.
@@ -186,27 +200,6 @@ async fn open_disk(root: PathBuf, metrics: Metrics) -> anyhow::Result<(State, Lo
         Ok::<_, anyhow::Error>((state, log))
     });
     opened.await?
-}
-
-pub(crate) fn raft_config(config: &Config, cluster_id: u64) -> anyhow::Result<openraft::Config> {
-    let raft = openraft::Config {
-        cluster_name: format!("balsa-{cluster_id:x}"),
-        heartbeat_interval: config.heartbeat_interval,
-        election_timeout_min: config.election_timeout,
-        election_timeout_max: 2 * config.election_timeout,
-        install_snapshot_timeout: 60_000,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_count),
-        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
-        replication_lag_threshold: config.snapshot_count.max(config.snapshot_catchup_entries),
-        purge_batch_size: 256.min(config.snapshot_count),
-        max_payload_entries: 512,
-        enable_pre_vote: Some(true),
-        broadcast_submitted_on_append: Some(true),
-        // Followers may hold entries of ours that our own disk lost: in the same term they would be given out twice.
-        enable_leader_restore: Some(false),
-        ..openraft::Config::default()
-    };
-    raft.validate().context("the consensus parameters do not fit together")
 }
 
 /// The first start of a cluster. Every member may do it, because all do the same; the first by name begins, so that
@@ -300,23 +293,24 @@ fn builder(identity: Option<&TlsIdentity>) -> anyhow::Result<Server> {
 
 async fn serve_clients(
     replica: Arc<Replica>,
+    service: Service,
     listener: TcpListener,
     identity: Option<TlsIdentity>,
     registry: Arc<Registry>,
 ) -> anyhow::Result<()> {
-    let service = Service::new(replica.clone());
     // Room for the frame around the largest request; the exact limit is checked where a write is proposed.
     let largest = replica.max_request_bytes() + (512 << 10);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(balsa_proto::etcd::DESCRIPTORS)
-        .build_v1()
-        .context("the services cannot be described")?;
+    let described =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(balsa_proto::etcd::DESCRIPTORS);
+    let reflection = described().build_v1().context("the services cannot be described")?;
+    let older_reflection = described().build_v1alpha().context("the services cannot be described")?;
     let stop = replica.stop().clone();
     let mut routes = Routes::new(health_service);
     routes = routes
         .add_service(reflection)
+        .add_service(older_reflection)
         .add_service(KvServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(WatchServer::new(service.clone()).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(service.clone()).max_decoding_message_size(largest))
@@ -325,7 +319,9 @@ async fn serve_clients(
         .add_service(AuthServer::new(service.clone()))
         .add_service(ClusterServer::new(service.clone()))
         .add_service(MaintenanceServer::new(service.clone()));
-    let routes = Routes::from(http::routes(service, registry).merge(routes.into_axum_router()));
+    let services = routes.into_axum_router();
+    let gateway = gateway::routes(services.clone(), largest)?;
+    let routes = Routes::from(http::routes(service, registry).merge(gateway).merge(services));
     let mut builder = builder(None)?.accept_http1(true);
     let router = builder.add_routes(routes);
     let until = graceful(stop.clone());

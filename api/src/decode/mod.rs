@@ -4,7 +4,10 @@
 //! Never recurses deeper than [`MAX_DEPTH`] and never panics, whatever the bytes are.
 
 mod json;
+mod lines;
 mod yaml;
+
+pub use lines::duplicate_lines;
 
 use serde_json::Value;
 

@@ -1,6 +1,8 @@
 //! How a kind is written down: a table of facts with functions for its rules, and what all kinds have in common
 //! (metadata, generation, which part a write may touch).
 
+use std::borrow::Cow;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -18,7 +20,7 @@ pub const CREATE_ONLY: &[&str] = &["create"];
 /// A kind, written down.
 pub struct Definition {
     /// Its names.
-    pub names: Names,
+    pub names: Names<'static>,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
     /// See [`Kind::verbs`].
@@ -56,7 +58,7 @@ pub struct Definition {
     /// See [`Kind::warnings`].
     pub warnings: fn(&Value) -> Vec<String>,
     /// See [`Kind::columns`].
-    pub columns: &'static [Column],
+    pub columns: &'static [Column<'static>],
     /// See [`Kind::cells`].
     pub cells: fn(&Value, Timestamp) -> Vec<Value>,
     /// See [`Kind::selectable_fields`]: paths into the object, unless `selectable` says otherwise.
@@ -66,15 +68,15 @@ pub struct Definition {
 }
 
 /// A column of text.
-pub const fn column(name: &'static str) -> Column {
+pub const fn column(name: &'static str) -> Column<'static> {
     Column { name, r#type: "string", format: "", description: "", priority: 0 }
 }
 /// A column of text that only `-o wide` shows.
-pub const fn wide(name: &'static str) -> Column {
+pub const fn wide(name: &'static str) -> Column<'static> {
     Column { name, r#type: "string", format: "", description: "", priority: 1 }
 }
 /// A column of another type.
-pub const fn typed(name: &'static str, r#type: &'static str) -> Column {
+pub const fn typed(name: &'static str, r#type: &'static str) -> Column<'static> {
     Column { name, r#type, format: "", description: "", priority: 0 }
 }
 /// The first column.
@@ -194,6 +196,15 @@ fn take_over(new: &mut Value, old: &Value, key: &str) {
     }
 }
 
+/// Takes over all metadata but the managed fields: for kinds whose `/status` changes the status alone.
+pub fn keep_metadata(new: &mut Value, old: &Value) {
+    let fields = new.pointer("/metadata/managedFields").cloned();
+    take_over(new, old, "metadata");
+    if let (Some(fields), Some(Value::Object(metadata))) = (fields, new.get_mut("metadata")) {
+        metadata.insert("managedFields".to_owned(), fields);
+    }
+}
+
 /// What no writer decides: taken from the stored object.
 const SYSTEM_METADATA: [&str; 4] = ["generation", "creationTimestamp", "selfLink", "deletionGracePeriodSeconds"];
 
@@ -214,8 +225,8 @@ impl Definition {
 }
 
 impl Kind for Definition {
-    fn names(&self) -> &Names {
-        &self.names
+    fn names(&self) -> Names<'_> {
+        self.names
     }
     fn namespaced(&self) -> bool {
         self.namespaced
@@ -322,14 +333,14 @@ impl Kind for Definition {
     fn warnings(&self, object: &Value) -> Vec<String> {
         (self.warnings)(object)
     }
-    fn columns(&self) -> &'static [Column] {
-        self.columns
+    fn columns(&self) -> Cow<'_, [Column<'_>]> {
+        Cow::Borrowed(self.columns)
     }
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         (self.cells)(object, now)
     }
-    fn selectable_fields(&self) -> &'static [&'static str] {
-        self.fields
+    fn selectable_fields(&self) -> Cow<'_, [&str]> {
+        Cow::Borrowed(self.fields)
     }
     fn selectable(&self, object: &Value, field: &str) -> String {
         match field {

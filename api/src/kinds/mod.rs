@@ -2,10 +2,16 @@
 
 pub mod address;
 pub mod admission;
+pub mod api_service;
+pub mod autoscaling;
 pub mod batch;
+pub mod certificates;
 pub mod config;
+mod custom_resource_definition;
 mod definition;
+pub mod dra;
 pub mod event;
+pub mod flowcontrol;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -15,6 +21,7 @@ pub mod rbac;
 mod reviews;
 pub mod service;
 mod show;
+mod signer;
 mod simple;
 pub mod storage;
 #[cfg(test)]
@@ -23,7 +30,7 @@ pub mod workload;
 
 use std::sync::OnceLock;
 
-pub use definition::Definition;
+pub use definition::{ALL_VERBS, Definition, NAME as NAME_COLUMN, SCALE};
 
 use crate::kind::Kind;
 
@@ -57,12 +64,22 @@ const OWN: &[&Definition] = &[
     &policy::PRIORITY_CLASS,
     &policy::LIMIT_RANGE,
     &policy::RESOURCE_QUOTA,
-    &policy::HORIZONTAL_POD_AUTOSCALER,
+    &autoscaling::HORIZONTAL_POD_AUTOSCALER,
+    &autoscaling::HORIZONTAL_POD_AUTOSCALER_V1,
     &policy::RUNTIME_CLASS,
     &rbac::ROLE,
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::CLUSTER_ROLE_BINDING,
+    &custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
+    &api_service::API_SERVICE,
+    &certificates::CERTIFICATE_SIGNING_REQUEST,
+    &flowcontrol::FLOW_SCHEMA,
+    &flowcontrol::PRIORITY_LEVEL,
+    &dra::DEVICE_CLASS,
+    &dra::RESOURCE_CLAIM,
+    &dra::RESOURCE_CLAIM_TEMPLATE,
+    &dra::RESOURCE_SLICE,
 ];
 
 static ALL: OnceLock<Vec<&'static dyn Kind>> = OnceLock::new();

@@ -1,11 +1,11 @@
 //! Kinds that bound or order what runs: PodDisruptionBudget, PriorityClass, LimitRange, ResourceQuota,
 //! HorizontalPodAutoscaler, RuntimeClass.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::definition::{Definition, NAME, PLAIN, column, names, status_of, typed};
 use super::{pod, show, workload};
-use crate::cursor::{At, find, items_mut, list, make_object, set_default, set_default_text, text};
+use crate::cursor::{At, find, items_mut, make_object, set_default, set_default_text, text};
 use crate::field::FieldError;
 use crate::kind::Part;
 use crate::quantity::Quantity;
@@ -190,73 +190,6 @@ pub static RESOURCE_QUOTA: Definition = Definition {
             if name.starts_with("limits.") { limits.push(shown) } else { requests.push(shown) }
         }
         vec![show::name(object), requests.join(", ").into(), limits.join(", ").into(), show::age(object, now)]
-    },
-    ..PLAIN
-};
-
-/// HorizontalPodAutoscaler.
-pub static HORIZONTAL_POD_AUTOSCALER: Definition = Definition {
-    names: names!(
-        "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscaler", ["hpa"],
-        ["all"]
-    ),
-    subresources: &[status_of("autoscaling", "v2", "HorizontalPodAutoscaler")],
-    status: true,
-    default: |object| {
-        let spec = make_object(object, "spec");
-        set_default(spec, "minReplicas", 1);
-        if list(spec, "metrics").is_empty() {
-            let target = json!({ "type": "Utilization", "averageUtilization": 80 });
-            spec["metrics"] = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
-        }
-    },
-    validate: |object| {
-        let spec = At::root(object).get("spec");
-        let mut findings = Vec::new();
-        let (min, max) = (spec.get("minReplicas"), spec.get("maxReplicas"));
-        if min.int().is_some_and(|min| min < 1) {
-            findings.push(min.invalid("must be greater than or equal to 1"));
-        }
-        if max.int().unwrap_or(0) < 1 {
-            findings.push(FieldError::invalid(max.path.clone(), max.int().unwrap_or(0), "must be greater than 0"));
-        }
-        if min.int().is_some_and(|min| max.int().unwrap_or(0) < min) {
-            findings.push(max.invalid("must be greater than or equal to `minReplicas`"));
-        }
-        for field in ["kind", "name"] {
-            if spec.get("scaleTargetRef").get(field).is_empty() {
-                findings.push(spec.get("scaleTargetRef").get(field).required(""));
-            }
-        }
-        findings
-    },
-    columns: &[
-        NAME,
-        column("Reference"),
-        column("Targets"),
-        column("MinPods"),
-        column("MaxPods"),
-        column("Replicas"),
-        column("Age"),
-    ],
-    cells: |object, now| {
-        let reference = format!("{}/{}", text(object, "spec.scaleTargetRef.kind"), text(object, "spec.scaleTargetRef.name"));
-        let targets: Vec<String> = list(object, "spec.metrics")
-            .iter()
-            .map(|metric| match find(metric, "resource.target.averageUtilization").as_i64() {
-                Some(target) => format!("{}: <unknown>/{target}%", text(metric, "resource.name")),
-                None => format!("<unknown>/{}", text(metric, "resource.target.averageValue")),
-            })
-            .collect();
-        vec![
-            show::name(object),
-            reference.into(),
-            targets.join(", ").into(),
-            show::number(object, "spec.minReplicas").to_string().into(),
-            show::number(object, "spec.maxReplicas").into(),
-            show::number(object, "status.currentReplicas").into(),
-            show::age(object, now),
-        ]
     },
     ..PLAIN
 };

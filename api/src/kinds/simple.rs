@@ -50,16 +50,6 @@ static CONTROLLER_REVISION: Definition = Definition {
     ..PLAIN
 };
 
-/// CustomResourceDefinition: none can be made yet, so the list is empty. kubectl asks for it before it says that a kind is
-/// unknown.
-static CUSTOM_RESOURCE_DEFINITION: Definition = Definition {
-    names: names!("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition",
-        ["crd", "crds"], ["api-extensions"]),
-    namespaced: false,
-    verbs: &["get", "list", "watch"],
-    ..PLAIN
-};
-
 static CSI_NODE: Definition = Definition {
     names: names!("storage.k8s.io", "v1", "CSINode", "csinodes", "csinode", [], []),
     namespaced: false,
@@ -238,7 +228,6 @@ pub const ALL: &[&Definition] = &[
     &POD_TEMPLATE,
     &CONTROLLER_REVISION,
     &CSI_NODE,
-    &CUSTOM_RESOURCE_DEFINITION,
     &CSI_DRIVER,
     &VOLUME_ATTACHMENT,
     &CSI_STORAGE_CAPACITY,

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use k8s_openapi::schemars::SchemaGenerator;
 use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -33,12 +34,16 @@ fn collect() -> Map<String, Value> {
         storage::v1::{StorageClass, CSINode, CSIDriver, VolumeAttachment, CSIStorageCapacity, VolumeAttributesClass}
         policy::v1::{PodDisruptionBudget}
         rbac::v1::{Role, ClusterRole, RoleBinding, ClusterRoleBinding}
-        networking::v1::{NetworkPolicy, Ingress, IngressClass}
+        certificates::v1::{CertificateSigningRequest}
+        flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration}
+        networking::v1::{NetworkPolicy, Ingress, IngressClass, IPAddress, ServiceCIDR}
+        resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice}
         node::v1::{RuntimeClass}
         autoscaling::v2::{HorizontalPodAutoscaler}
         authentication::v1::{TokenReview, SelfSubjectReview}
         authorization::v1::{SubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, LocalSubjectAccessReview}
     }
     let _ = generator.subschema_for::<CustomResourceDefinition>();
+    let _ = generator.subschema_for::<APIService>();
     generator.take_definitions(false)
 }

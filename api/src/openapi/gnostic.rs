@@ -173,6 +173,8 @@ struct Response {
 struct SchemaItem {
     #[prost(message, optional, boxed, tag = "1")]
     schema: Option<Box<Schema>>,
+    #[prost(bool, tag = "2")]
+    boolean: bool,
 }
 
 /// `Definitions` and `Properties`
@@ -196,10 +198,40 @@ struct Schema {
     reference: String,
     #[prost(string, tag = "2")]
     format: String,
+    #[prost(string, tag = "3")]
+    title: String,
     #[prost(string, tag = "4")]
     description: String,
+    #[prost(message, optional, tag = "5")]
+    default: Option<Any>,
+    #[prost(double, tag = "6")]
+    multiple_of: f64,
+    #[prost(double, tag = "7")]
+    maximum: f64,
+    #[prost(bool, tag = "8")]
+    exclusive_maximum: bool,
+    #[prost(double, tag = "9")]
+    minimum: f64,
+    #[prost(bool, tag = "10")]
+    exclusive_minimum: bool,
+    #[prost(int64, tag = "11")]
+    max_length: i64,
+    #[prost(int64, tag = "12")]
+    min_length: i64,
+    #[prost(string, tag = "13")]
+    pattern: String,
+    #[prost(int64, tag = "14")]
+    max_items: i64,
+    #[prost(int64, tag = "15")]
+    min_items: i64,
+    #[prost(int64, tag = "17")]
+    max_properties: i64,
+    #[prost(int64, tag = "18")]
+    min_properties: i64,
     #[prost(string, repeated, tag = "19")]
     required: Vec<String>,
+    #[prost(message, repeated, tag = "20")]
+    r#enum: Vec<Any>,
     #[prost(message, optional, tag = "21")]
     additional_properties: Option<SchemaItem>,
     #[prost(message, optional, tag = "22")]
@@ -270,15 +302,40 @@ fn schemas(value: &Value) -> Option<Schemas> {
     })
 }
 
-/// The depth is that of the table of types: bounded, and nothing of it comes from outside.
+fn yaml(value: &Value) -> Any {
+    Any { yaml: format!("{value}\n") }
+}
+
+/// The depth is that of the table of types, or of a definition's schema: bounded.
 fn schema(value: &Value) -> Schema {
-    let one = |key: &str| value.get(key).map(schema);
+    let one = |key: &str| value.get(key).filter(|inner| inner.is_object()).map(schema);
+    let float = |key: &str| value[key].as_f64().unwrap_or_default();
+    let count = |key: &str| value[key].as_i64().unwrap_or_default();
+    let additional = match &value["additionalProperties"] {
+        Value::Bool(allowed) => Some(SchemaItem { schema: None, boolean: *allowed }),
+        _ => one("additionalProperties").map(|schema| SchemaItem { schema: Some(Box::new(schema)), boolean: false }),
+    };
     Schema {
         reference: text(value, "$ref"),
         format: text(value, "format"),
+        title: text(value, "title"),
         description: text(value, "description"),
+        default: value.get("default").map(yaml),
+        multiple_of: float("multipleOf"),
+        maximum: float("maximum"),
+        exclusive_maximum: flag(value, "exclusiveMaximum"),
+        minimum: float("minimum"),
+        exclusive_minimum: flag(value, "exclusiveMinimum"),
+        max_length: count("maxLength"),
+        min_length: count("minLength"),
+        pattern: text(value, "pattern"),
+        max_items: count("maxItems"),
+        min_items: count("minItems"),
+        max_properties: count("maxProperties"),
+        min_properties: count("minProperties"),
         required: texts(&value["required"]),
-        additional_properties: one("additionalProperties").map(|schema| SchemaItem { schema: Some(Box::new(schema)) }),
+        r#enum: list(&value["enum"], yaml),
+        additional_properties: additional,
         r#type: value["type"].as_str().map(|name| Types { value: vec![name.to_owned()] }),
         items: one("items").map(|schema| Items { schema: vec![schema] }),
         properties: schemas(&value["properties"]),
@@ -302,7 +359,7 @@ fn parameter(value: &Value) -> ParameterItem {
 }
 
 fn response(name: &str, value: &Value) -> NamedResponse {
-    let schema = value.get("schema").map(|value| SchemaItem { schema: Some(Box::new(schema(value))) });
+    let schema = value.get("schema").map(|value| SchemaItem { schema: Some(Box::new(schema(value))), boolean: false });
     let response = Response { description: text(value, "description"), schema };
     NamedResponse { name: name.to_owned(), value: Some(ResponseValue { response: Some(response) }) }
 }
@@ -331,6 +388,18 @@ fn path(name: &str, value: &Value) -> NamedPath {
         parameters: list(&value["parameters"], parameter),
     };
     NamedPath { name: name.to_owned(), value: Some(value) }
+}
+
+/// The part of a document that custom resources add. Messages of one kind that follow each other are one message: the
+/// bytes go behind those of [`encode`].
+pub fn encode_part(paths: &Map<String, Value>, definitions: &Map<String, Value>) -> Vec<u8> {
+    let named = |(name, value): (&String, &Value)| NamedSchema { name: name.clone(), value: Some(schema(value)) };
+    let document = Document {
+        paths: Some(Paths { path: paths.iter().map(|(name, value)| path(name, value)).collect() }),
+        definitions: Some(Schemas { all: definitions.iter().map(named).collect() }),
+        ..Document::default()
+    };
+    document.encode_to_vec()
 }
 
 /// A document that [`super::v2`] made.

@@ -3,6 +3,7 @@
 //! Structure (types, references, merge keys) comes from the table of types, descriptions and required fields from
 //! `k8s-openapi`. Subresources have no operations here: no client looks for them.
 
+pub mod custom;
 mod descriptions;
 pub mod gnostic;
 
@@ -42,6 +43,7 @@ fn full_name(message: &Message) -> String {
     let (package, name) = message.name.rsplit_once('.').unwrap_or(("", message.name));
     match package {
         "meta/v1" => format!("{META}.{name}"),
+        "apiregistration/v1" => format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.{name}"),
         "apiextensions/v1" => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}"),
         _ => format!("io.k8s.api.{}.{name}", package.replace('/', ".")),
     }
@@ -101,6 +103,11 @@ impl Builder {
             }
             Type::Raw => self.special(RAW.to_owned(), json!({ "type": "object" })),
             Type::Fields => self.special(format!("{META}.FieldsV1"), json!({ "type": "object" })),
+            Type::MessageOr(_, index) => {
+                let name = full_name(self.schema.get(*index));
+                let name = format!("{}.{}", name.rsplit_once('.').map_or("", |(package, _)| package), self.schema.go_type(r#type).trim_start_matches("v1."));
+                self.special(name, json!({ "description": "A schema, or what may stand in its place." }))
+            }
             Type::Message(index) => {
                 let message = self.schema.get(*index);
                 self.want(message);
@@ -244,8 +251,13 @@ fn parameter(dialect: Dialect, name: &str, r#in: &str, r#type: &str) -> Value {
 
 fn operation(dialect: Dialect, kind: &dyn Kind, verb: &str, action: &str) -> Value {
     let names = kind.names();
-    let name = schema().of_kind(names.group, names.version, names.kind).map(full_name).unwrap_or_default();
-    let answer = if verb == "list" { format!("{name}List") } else { name.clone() };
+    let name = match kind.custom() {
+        Some(_) => custom::model(names.group, names.version, names.kind),
+        None => schema().of_kind(names.group, names.version, names.kind).map(full_name).unwrap_or_default(),
+    };
+    let patches = if kind.custom().is_some() { &PATCH_TYPES[..3] } else { &PATCH_TYPES[..] };
+    let list_name = kind.custom().map_or_else(|| format!("{name}List"), |_| custom::model(names.group, names.version, names.list_kind));
+    let answer = if verb == "list" { list_name } else { name.clone() };
     let group = if names.group.is_empty() { "core" } else { names.group.split('.').next().unwrap_or_default() };
     let mut parameters: Vec<Value> = Vec::new();
     if matches!(verb, "create" | "update" | "patch") {
@@ -273,7 +285,7 @@ fn operation(dialect: Dialect, kind: &dyn Kind, verb: &str, action: &str) -> Val
         Dialect::V3 => {
             out["responses"] = json!({ "200": { "description": "OK", "content": { "application/json": { "schema": reference } } } });
             if let Some(body) = body {
-                let types: &[&str] = if verb == "patch" { &PATCH_TYPES } else { &["*/*"] };
+                let types: &[&str] = if verb == "patch" { patches } else { &["*/*"] };
                 let content: Map<String, Value> =
                     types.iter().map(|name| ((*name).to_owned(), json!({ "schema": body }))).collect();
                 out["requestBody"] = json!({ "required": true, "content": content });
@@ -284,7 +296,7 @@ fn operation(dialect: Dialect, kind: &dyn Kind, verb: &str, action: &str) -> Val
             if let Some(body) = body {
                 parameters.push(json!({ "name": "body", "in": "body", "required": true, "schema": body }));
             }
-            out["consumes"] = if verb == "patch" { json!(PATCH_TYPES) } else { json!(["*/*"]) };
+            out["consumes"] = if verb == "patch" { json!(patches) } else { json!(["*/*"]) };
             out["produces"] = json!(["application/json", "application/yaml"]);
         }
     }

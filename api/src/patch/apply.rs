@@ -193,9 +193,8 @@ fn trim_type(value: &mut Value, r#type: &'static Type) {
     }
 }
 
-fn shape(kind: &dyn Kind) -> Shape<'static> {
-    let names = kind.names();
-    fields::of_kind(names.group, names.version, names.kind)
+fn shape(kind: &dyn Kind) -> Shape<'_> {
+    fields::of_kind(kind)
 }
 
 /// Applies a configuration. `live` is absent where the object is to be created. The configuration has been checked

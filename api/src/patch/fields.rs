@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::schema::{Field, ListType, Message, Schema, Type, schema};
+use crate::apiextensions::schema as custom;
+use crate::kind::Kind;
+use crate::schema::{Field, ListType, Message, Type, schema};
 
 /// A set of fields, as a tree. Keys are path elements: `f:NAME`, `k:{KEYS}`, `v:VALUE`, `i:INDEX`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,6 +136,69 @@ pub enum Shape<'a> {
     ListSet,
     /// A list whose items are found by keys.
     ListMap(&'a [&'static str], &'a Type),
+    /// An object of a custom resource.
+    Custom(&'a custom::Schema),
+    /// A list of a custom resource whose items are found by keys.
+    CustomList(&'a custom::Schema),
+    /// Something of which nothing is said: objects are maps, everything else is one value.
+    Unsaid,
+}
+
+/// The keys that a list's items are found by.
+#[derive(Debug, Clone, Copy)]
+pub enum Keys<'a> {
+    /// Of a built-in type.
+    Typed(&'a [&'static str]),
+    /// Of a custom resource.
+    Custom(&'a custom::Schema),
+}
+
+impl<'a> Shape<'a> {
+    /// Whether members are owned one by one.
+    fn has_members(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_) | Self::Custom(_) | Self::Unsaid)
+    }
+
+    /// The keys of a list's items, and what these are.
+    fn keyed(self) -> Option<(Keys<'a>, Self)> {
+        match self {
+            Self::ListMap(keys, item) => Some((Keys::Typed(keys), of_type(item))),
+            Self::CustomList(schema) => {
+                let item = schema.items.as_deref().map_or(Self::Unsaid, of_schema);
+                Some((Keys::Custom(schema), item))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The shape of a value under the schema of a custom resource.
+pub fn of_schema(schema: &custom::Schema) -> Shape<'_> {
+    let described = !schema.properties.is_empty() || schema.additional.is_some() || schema.embedded;
+    match schema.r#type.as_str() {
+        _ if schema.map_atomic || schema.int_or_string => Shape::Atomic,
+        "array" => match schema.list_type {
+            custom::ListType::Set => Shape::ListSet,
+            custom::ListType::Map => Shape::CustomList(schema),
+            custom::ListType::Atomic => Shape::Atomic,
+        },
+        "object" => Shape::Custom(schema),
+        "" if described => Shape::Custom(schema),
+        "" if schema.preserve => Shape::Unsaid,
+        _ => Shape::Atomic,
+    }
+}
+
+fn of_custom_member<'a>(schema: &'a custom::Schema, name: &str) -> Shape<'a> {
+    if schema.embedded && name == "metadata" {
+        return self::schema().named("meta/v1.ObjectMeta").map_or(Shape::Unsaid, Shape::Struct);
+    }
+    match (schema.member(name), &schema.additional) {
+        (Some(inner), _) => of_schema(inner),
+        (None, Some(_)) => Shape::Unsaid,
+        (None, None) if schema.preserve => Shape::Unsaid,
+        (None, None) => Shape::Atomic,
+    }
 }
 
 /// The shape of a field.
@@ -162,16 +227,24 @@ pub fn of_type(r#type: &Type) -> Shape<'_> {
 }
 
 /// The path element of a list's item; `None` where a key is missing.
-pub fn item_key(item: &Value, keys: &[&str]) -> Option<String> {
+pub fn item_key(item: &Value, keys: Keys<'_>) -> Option<String> {
+    let given = |key: &str| item.get(key).filter(|value| !value.is_null()).cloned();
     let mut map = Map::new();
-    for key in keys {
-        let value = match item.get(key) {
-            Some(value) if !value.is_null() => value.clone(),
-            // The one key that has a default.
-            _ if *key == "protocol" => "TCP".into(),
-            _ => continue,
-        };
-        map.insert((*key).to_owned(), value);
+    match keys {
+        Keys::Typed(keys) => {
+            for key in keys {
+                // The one key that has a default.
+                let default = || (*key == "protocol").then(|| "TCP".into());
+                map.extend(given(key).or_else(default).map(|value| ((*key).to_owned(), value)));
+            }
+        }
+        Keys::Custom(schema) => {
+            let properties = schema.items.as_ref().map(|item| &item.properties);
+            for key in &schema.list_keys {
+                let default = || properties?.get(key)?.default.clone();
+                map.extend(given(key).or_else(default).map(|value| (key.clone(), value)));
+            }
+        }
     }
     (!map.is_empty()).then(|| format!("k:{}", Value::Object(map)))
 }
@@ -181,6 +254,8 @@ pub fn member<'a>(shape: Shape<'a>, name: &str) -> Shape<'a> {
     match shape {
         Shape::Struct(message) => message.json.get(name).map_or(Shape::Atomic, of_field),
         Shape::Map(value) => of_type(value),
+        Shape::Custom(schema) => of_custom_member(schema, name),
+        Shape::Unsaid => Shape::Unsaid,
         _ => Shape::Atomic,
     }
 }
@@ -188,7 +263,7 @@ pub fn member<'a>(shape: Shape<'a>, name: &str) -> Shape<'a> {
 /// Everything that a value sets.
 pub fn of_value(value: &Value, shape: Shape<'_>) -> Set {
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(map)) if !map.is_empty() => {
+        (_, Value::Object(map)) if shape.has_members() && !map.is_empty() => {
             let children =
                 map.iter().map(|(name, below)| (format!("f:{name}"), of_value(below, member(shape, name)))).collect();
             Set { member: false, children }
@@ -197,11 +272,12 @@ pub fn of_value(value: &Value, shape: Shape<'_>) -> Set {
             let one = |item: &Value| (format!("v:{item}"), Set { member: true, children: BTreeMap::new() });
             Set { member: false, children: items.iter().map(one).collect() }
         }
-        (Shape::ListMap(keys, r#type), Value::Array(items)) if !items.is_empty() => {
+        (Shape::ListMap(..) | Shape::CustomList(_), Value::Array(items)) if !items.is_empty() => {
             let mut children = BTreeMap::new();
+            let Some((keys, inner)) = shape.keyed() else { return Set::default() };
             for item in items {
                 let Some(key) = item_key(item, keys) else { continue };
-                let mut below = of_value(item, of_type(r#type));
+                let mut below = of_value(item, inner);
                 below.member = true;
                 children.insert(key, below);
             }
@@ -217,7 +293,7 @@ pub fn changed(new: &Value, old: &Value, shape: Shape<'_>) -> Set {
         return Set::default();
     }
     match (shape, new, old) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(new), Value::Object(old)) => {
+        (_, Value::Object(new), Value::Object(old)) if shape.has_members() => {
             let children = new.iter().filter_map(|(name, below)| {
                 let shape = member(shape, name);
                 let set = old.get(name).map_or_else(|| of_value(below, shape), |old| changed(below, old, shape));
@@ -225,15 +301,16 @@ pub fn changed(new: &Value, old: &Value, shape: Shape<'_>) -> Set {
             });
             Set { member: false, children: children.collect() }
         }
-        (Shape::ListMap(keys, r#type), Value::Array(new), Value::Array(old)) => {
+        (Shape::ListMap(..) | Shape::CustomList(_), Value::Array(new), Value::Array(old)) => {
             let mut children = BTreeMap::new();
+            let Some((keys, inner)) = shape.keyed() else { return Set::default() };
+            let known: BTreeMap<String, &Value> = old.iter().filter_map(|item| Some((item_key(item, keys)?, item))).collect();
             for item in new {
                 let Some(key) = item_key(item, keys) else { continue };
-                let known = old.iter().find(|known| item_key(known, keys).as_ref() == Some(&key));
-                let set = match known {
-                    Some(known) => changed(item, known, of_type(r#type)),
+                let set = match known.get(&key) {
+                    Some(known) => changed(item, known, inner),
                     None => {
-                        let mut set = of_value(item, of_type(r#type));
+                        let mut set = of_value(item, inner);
                         set.member = true;
                         set
                     }
@@ -256,7 +333,7 @@ pub fn changed(new: &Value, old: &Value, shape: Shape<'_>) -> Set {
 /// `live` with everything that `config` sets.
 pub fn merge(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
     match (shape, live, config) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(live), Value::Object(config)) => {
+        (_, Value::Object(live), Value::Object(config)) if shape.has_members() => {
             let mut out = live.clone();
             for (name, value) in config {
                 let merged = live.get(name).map_or_else(|| value.clone(), |live| merge(live, value, member(shape, name)));
@@ -268,31 +345,35 @@ pub fn merge(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
             let added = config.iter().filter(|item| !live.contains(item));
             live.iter().chain(added).cloned().collect()
         }
-        (Shape::ListMap(keys, r#type), Value::Array(live), Value::Array(config)) => {
-            let find = |items: &[Value], key: &Option<String>| {
-                items.iter().position(|item| key.is_some() && item_key(item, keys) == *key)
+        (Shape::ListMap(..) | Shape::CustomList(_), Value::Array(live), Value::Array(config)) => {
+            let Some((keys, inner)) = shape.keyed() else { return Value::Array(config.clone()) };
+            let places = |items: &[Value]| -> BTreeMap<String, usize> {
+                // The first of several counts.
+                items.iter().enumerate().rev().filter_map(|(at, item)| Some((item_key(item, keys)?, at))).collect()
             };
+            let (in_live, in_config) = (places(live), places(config));
+            let find = |known: &BTreeMap<String, usize>, key: &Option<String>| key.as_ref().and_then(|key| known.get(key)).copied();
             let mut merged: Vec<Value> = Vec::new();
             let mut waiting = config.iter();
             for item in live {
                 let key = item_key(item, keys);
-                if find(config, &key).is_none() {
+                if find(&in_config, &key).is_none() {
                     merged.push(item.clone());
                     continue;
                 }
                 // Places that the config names are filled in the config's order.
                 for next in waiting.by_ref() {
                     let key = item_key(next, keys);
-                    let known = find(live, &key);
-                    merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, of_type(r#type))));
+                    let known = find(&in_live, &key);
+                    merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, inner)));
                     if known.is_some() {
                         break;
                     }
                 }
             }
             for next in waiting {
-                let known = find(live, &item_key(next, keys));
-                merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, of_type(r#type))));
+                let known = find(&in_live, &item_key(next, keys));
+                merged.push(known.map_or_else(|| next.clone(), |at| self::merge(&live[at], next, inner)));
             }
             Value::Array(merged)
         }
@@ -304,7 +385,7 @@ pub fn merge(live: &Value, config: &Value, shape: Shape<'_>) -> Value {
 pub fn prune(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>) {
     let none = Set::default();
     match (shape, &mut *value) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(map)) => {
+        (_, Value::Object(map)) if shape.has_members() => {
             for (key, below) in &gone.children {
                 let Some(name) = key.strip_prefix("f:") else { continue };
                 let kept = kept.children.get(key).unwrap_or(&none);
@@ -322,7 +403,8 @@ pub fn prune(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>) {
                 }
             }
         }
-        (Shape::ListMap(keys, r#type), Value::Array(items)) => {
+        (Shape::ListMap(..) | Shape::CustomList(_), Value::Array(items)) => {
+            let Some((keys, inner)) = shape.keyed() else { return };
             items.retain_mut(|item| {
                 let Some(key) = item_key(item, keys) else { return true };
                 let Some(below) = gone.children.get(&key) else { return true };
@@ -330,7 +412,7 @@ pub fn prune(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>) {
                 if below.member && kept.is_empty() {
                     return false;
                 }
-                prune(item, below, kept, of_type(r#type));
+                prune(item, below, kept, inner);
                 true
             });
         }
@@ -345,7 +427,10 @@ pub fn prune(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>) {
 }
 
 /// The shape of an object of a kind.
-pub fn of_kind(group: &str, version: &str, kind: &str) -> Shape<'static> {
-    let schema: &'static Schema = schema();
-    schema.of_kind(group, version, kind).map_or(Shape::Atomic, Shape::Struct)
+pub fn of_kind(kind: &dyn Kind) -> Shape<'_> {
+    if let Some(custom) = kind.custom() {
+        return Shape::Custom(&custom.schema);
+    }
+    let names = kind.names();
+    schema().of_kind(names.group, names.version, names.kind).map_or(Shape::Atomic, Shape::Struct)
 }

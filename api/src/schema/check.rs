@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Field, Message, Schema, Type, schema};
+use super::{Field, Instead, Message, Schema, Type, schema};
 use crate::kind::TypeMismatch;
 use crate::quantity::Quantity;
 
@@ -206,6 +206,21 @@ impl Walk {
             Type::Message(index) => {
                 let message = self.schema.get(*index);
                 self.message(value, message)
+            }
+            Type::MessageOr(instead, index) => {
+                let message = self.schema.get(*index);
+                match (instead, &mut *value) {
+                    (_, Value::Object(_)) => self.message(value, message),
+                    (Instead::Flag, Value::Bool(_)) => Ok(()),
+                    (Instead::Texts, Value::Array(items)) if items.iter().all(Value::is_string) => Ok(()),
+                    (Instead::Messages, Value::Array(items)) => items.iter_mut().enumerate().try_for_each(|(index, item)| {
+                        self.path.push(Step::Index(index));
+                        self.message(item, message)?;
+                        self.path.pop();
+                        Ok(())
+                    }),
+                    _ => Err(self.mismatch(found(value), r#type)),
+                }
             }
             Type::List { item, .. } => {
                 let Value::Array(items) = value else { return Err(self.mismatch(found(value), r#type)) };

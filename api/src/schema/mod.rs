@@ -44,6 +44,8 @@ pub enum Type {
     Fields,
     /// Another message of the table.
     Message(usize),
+    /// A message of the table, or something simpler in its place.
+    MessageOr(Instead, usize),
     /// A list. `wrapped`: a message of its own in protobuf (a named list).
     List {
         /// The items' type.
@@ -53,6 +55,17 @@ pub enum Type {
     },
     /// A map with text keys.
     Map(Box<Type>),
+}
+
+/// What may stand in the place of a message. In protobuf each is a wrapper: (message, the other), a flag first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// A list of such messages.
+    Messages,
+    /// True or false.
+    Flag,
+    /// A list of texts.
+    Texts,
 }
 
 /// How a list is merged by server-side apply.
@@ -184,6 +197,14 @@ impl Schema {
             Type::Raw => "runtime.RawExtension".to_owned(),
             Type::Fields => "v1.FieldsV1".to_owned(),
             Type::Message(index) => self.get(*index).go_name().to_owned(),
+            Type::MessageOr(instead, index) => {
+                let or = match instead {
+                    Instead::Messages => "OrArray",
+                    Instead::Flag => "OrBool",
+                    Instead::Texts => "OrStringArray",
+                };
+                format!("{}{or}", self.get(*index).go_name())
+            }
             Type::List { item, .. } => format!("[]{}", self.go_type(item)),
             Type::Map(value) => format!("map[string]{}", self.go_type(value)),
         }
@@ -235,6 +256,13 @@ fn parse_type(text: &'static str, by_name: &BTreeMap<&'static str, usize>) -> Op
     }
     let parsed = if let Some(name) = text.strip_prefix('@') {
         Type::Message(*by_name.get(name)?)
+    } else if let Some(rest) = text.strip_prefix("schemaor:") {
+        let instead = match rest {
+            "array" => Instead::Messages,
+            "bool" => Instead::Flag,
+            _ => Instead::Texts,
+        };
+        Type::MessageOr(instead, *by_name.get("apiextensions/v1.JSONSchemaProps")?)
     } else if let Some(rest) = text.strip_prefix("[]") {
         Type::List { item: Box::new(parse_type(rest, by_name)?.0), wrapped: false }
     } else if let Some(rest) = text.strip_prefix("wrap:[]") {

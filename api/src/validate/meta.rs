@@ -22,6 +22,8 @@ pub enum NameRule {
     PathSegment,
     /// An IP address in its canonical spelling.
     Address,
+    /// Anything at all.
+    Any,
 }
 
 impl NameRule {
@@ -41,6 +43,7 @@ impl NameRule {
             Self::Label => label_problems(name),
             Self::PathSegment => path_segment_problems(name),
             Self::Address => address_problems(name),
+            Self::Any => Vec::new(),
         }
     }
 }

@@ -30,6 +30,33 @@ pub fn one_of(findings: &mut Vec<FieldError>, at: &At<'_>, known: &[&str]) {
     }
 }
 
+/// A list with at most so many items; false: it has more, and its items need no look.
+pub fn at_most(findings: &mut Vec<FieldError>, at: &At<'_>, max: usize) -> bool {
+    let fits = at.len() <= max;
+    if !fits {
+        findings.push(FieldError::too_many(at.path.clone(), at.len(), max));
+    }
+    fits
+}
+
+/// Items that stand twice in a list, by a key of theirs; the finding is about the item.
+pub fn unique<K: Ord>(findings: &mut Vec<FieldError>, at: &At<'_>, key: impl Fn(&At<'_>) -> K) {
+    let mut seen = std::collections::BTreeSet::new();
+    for item in at.items() {
+        if !seen.insert(key(&item)) {
+            findings.push(item.duplicate());
+        }
+    }
+}
+
+/// Text that must be there.
+pub fn needed(findings: &mut Vec<FieldError>, at: &At<'_>) -> bool {
+    if at.is_empty() {
+        findings.push(at.required(""));
+    }
+    !at.is_empty()
+}
+
 /// A value that must stay as it is.
 pub fn unchanged(findings: &mut Vec<FieldError>, new: &At<'_>, old: &At<'_>) {
     if new.value != old.value {
@@ -70,4 +97,36 @@ pub fn label_selector(findings: &mut Vec<FieldError>, at: &At<'_>) {
             each(findings, &value, &text::label_value_problems(value.str()));
         }
     }
+}
+
+/// Conditions as `meta/v1` knows them: each type once, with a status, a reason and the time of its last change.
+pub fn conditions(findings: &mut Vec<FieldError>, at: &At<'_>) {
+    const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of \
+                          alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in at.items() {
+        let (kind, reason) = (condition.get("type"), condition.get("reason"));
+        if seen.contains(&kind.str()) {
+            findings.push(kind.duplicate());
+        }
+        seen.push(kind.str());
+        each(findings, &kind, &text::qualified_name_problems(kind.str()));
+        one_of(findings, &condition.get("status"), &["False", "True", "Unknown"]);
+        not_negative(findings, &condition.get("observedGeneration"));
+        needed(findings, &condition.get("lastTransitionTime"));
+        if needed(findings, &reason) && !is_reason(reason.str()) {
+            let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+            findings.push(reason.invalid(&text::pattern(REASON, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples)));
+        }
+        for (field, max) in [("reason", 1 << 10), ("message", 32 << 10)] {
+            if condition.get(field).str().len() > max {
+                findings.push(FieldError::too_long(condition.sub(field), max));
+            }
+        }
+    }
+}
+
+fn is_reason(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.ends_with(word) && text.chars().all(|c| word(c) || ",:".contains(c))
 }

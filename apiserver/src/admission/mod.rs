@@ -2,7 +2,9 @@
 //!
 //! A plug-in's decision is a pure function over the object and what was looked up for it; the looking-up is here.
 
+pub mod certificates;
 pub mod classes;
+pub mod device_admin;
 pub mod hooks;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
@@ -13,6 +15,7 @@ pub mod priority;
 pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
+pub mod stamps;
 pub mod tolerations;
 pub mod topology;
 
@@ -75,6 +78,7 @@ pub async fn mutate(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiRe
 
 async fn plug_ins(api: &Api, review: &Review<'_>, object: &mut Value) -> ApiResult<()> {
     namespace_lifecycle::admit(api, review).await?;
+    stamps::stamp(review, object);
     if review.creates("nodes") {
         taint_new_node(object);
     }
@@ -108,6 +112,8 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
             pod_resize::admit(api, review, object).await?;
         }
         pod_security::admit(api, review, object).await?;
+        certificates::admit(api, review, object)?;
+        device_admin::admit(api, review, object).await?;
         classes::check_growth(api, review, object)?;
         if review.creates("pods") {
             runtime_class::check(api, review, object).await?;

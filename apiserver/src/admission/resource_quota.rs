@@ -1,10 +1,9 @@
 //! ResourceQuotas: how much of what a namespace may hold. Counting what there is is the quota controller's work; here a
 //! creation is checked against, and added to, the last count.
 
-use std::collections::BTreeMap;
-
 use balsa_api::kind::Part;
 use balsa_api::quantity::Quantity;
+use balsa_api::quota::{self, Amounts};
 use balsa_api::status::{ApiError, ApiResult};
 use serde_json::{Value, json};
 
@@ -12,8 +11,6 @@ use super::Review;
 use crate::pipeline::update::Write;
 use crate::pipeline::{Api, Target};
 use crate::value;
-
-type Amounts = BTreeMap<String, Quantity>;
 
 /// Charges every quota of the namespace that covers the object.
 pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<()> {
@@ -27,9 +24,10 @@ pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<
     if quotas.is_empty() {
         return Ok(());
     }
+    let names = target.kind.names();
     let usage = match resized {
-        Some(old) => growth(&pod_usage(object), &pod_usage(old)),
-        None => usage(review, object),
+        Some(old) => growth(&quota::pod_usage(object), &quota::pod_usage(old)),
+        None => quota::usage(names.group, names.plural, object, review.call.now),
     };
     if resized.is_some() && usage.len() == 1 {
         return Ok(());
@@ -54,47 +52,6 @@ pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<
     Ok(())
 }
 
-/// What the object costs. Pure.
-fn usage(review: &Review<'_>, object: &Value) -> Amounts {
-    let names = review.target.kind.names();
-    let one = Quantity::from_units(1, balsa_api::quantity::Format::DecimalSi);
-    let suffix = if names.group.is_empty() { String::new() } else { format!(".{}", names.group) };
-    let mut usage = Amounts::from([(format!("count/{}{suffix}", names.plural), one.clone())]);
-    if names.group.is_empty() {
-        let counted = ["pods", "services", "secrets", "configmaps", "replicationcontrollers", "resourcequotas",
-            "persistentvolumeclaims"];
-        if counted.contains(&names.plural) {
-            usage.insert(names.plural.to_owned(), one.clone());
-        }
-        match names.plural {
-            "pods" => usage.extend(pod_usage(object)),
-            "services" => {
-                let kind = value::text(object, "/spec/type");
-                if kind == "NodePort" || kind == "LoadBalancer" {
-                    let ports = object.pointer("/spec/ports").and_then(Value::as_array).map_or(0, Vec::len);
-                    let ports = Quantity::from_units(i64::try_from(ports).unwrap_or_default(), one.format());
-                    usage.insert("services.nodeports".to_owned(), ports);
-                }
-                if kind == "LoadBalancer" {
-                    usage.insert("services.loadbalancers".to_owned(), one);
-                }
-            }
-            "persistentvolumeclaims" => {
-                let storage = object.pointer("/spec/resources/requests/storage").and_then(Value::as_str).unwrap_or("0");
-                usage.insert("requests.storage".to_owned(), Quantity::lenient(storage));
-                let class = value::text(object, "/spec/storageClassName");
-                if !class.is_empty() {
-                    let of_class = format!("{class}.storageclass.storage.k8s.io");
-                    usage.insert(format!("{of_class}/requests.storage"), Quantity::lenient(storage));
-                    usage.insert(format!("{of_class}/persistentvolumeclaims"), one);
-                }
-            }
-            _ => {}
-        }
-    }
-    usage
-}
-
 /// What a resized pod costs more than before; what it gives back is counted later. No further pod comes with it. Pure.
 fn growth(new: &Amounts, old: &Amounts) -> Amounts {
     let mut grown = Amounts::from([("pods".to_owned(), Quantity::ZERO)]);
@@ -107,84 +64,15 @@ fn growth(new: &Amounts, old: &Amounts) -> Amounts {
     grown
 }
 
-/// A pod's requests and limits: containers summed, the largest init container, overhead.
-fn pod_usage(pod: &Value) -> Amounts {
-    let mut usage = Amounts::new();
-    for part in ["requests", "limits"] {
-        let mut total = Amounts::new();
-        let each = |list: &str| {
-            let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
-            containers.into_iter().flatten().map(|container| amounts(container, part)).collect::<Vec<_>>()
-        };
-        for container in each("containers") {
-            for (key, amount) in container {
-                let before = total.get(&key).cloned().unwrap_or(Quantity::ZERO);
-                total.insert(key, before.plus(&amount));
-            }
-        }
-        for container in each("initContainers") {
-            for (key, amount) in container {
-                let before = total.get(&key).cloned().unwrap_or(Quantity::ZERO);
-                if amount.nanos() > before.nanos() {
-                    total.insert(key, amount);
-                }
-            }
-        }
-        for (key, amount) in total {
-            if part == "requests" && matches!(key.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-                usage.insert(key.clone(), amount.clone());
-            }
-            usage.insert(format!("{part}.{key}"), amount);
-        }
-    }
-    usage
-}
-
 fn amounts(container: &Value, part: &str) -> Amounts {
     let map = container.pointer(&format!("/resources/{part}")).and_then(Value::as_object);
     let text = |amount: &Value| amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
     map.into_iter().flatten().map(|(key, amount)| (key.clone(), Quantity::lenient(&text(amount)))).collect()
 }
 
-/// Whether the quota is about such objects. Pure.
-fn in_scope(quota: &Value, object: &Value) -> bool {
-    let mut scopes = value::strings(quota, "/spec/scopes");
-    let expressions = quota.pointer("/spec/scopeSelector/matchExpressions").and_then(Value::as_array);
-    let mut fits = true;
-    for expression in expressions.into_iter().flatten() {
-        let scope = value::text(expression, "/scopeName");
-        if scope == "PriorityClass" {
-            fits &= priority_class_fits(expression, value::text(object, "/spec/priorityClassName"));
-        } else {
-            scopes.push(scope.to_owned());
-        }
-    }
-    let terminating = object.pointer("/spec/activeDeadlineSeconds").is_some_and(|seconds| !seconds.is_null());
-    let best_effort = pod_usage(object).keys().all(|key| !key.contains("cpu") && !key.contains("memory"));
-    fits && scopes.iter().all(|scope| match scope.as_str() {
-        "Terminating" => terminating,
-        "NotTerminating" => !terminating,
-        "BestEffort" => best_effort,
-        "NotBestEffort" => !best_effort,
-        _ => false,
-    })
-}
-
-fn priority_class_fits(expression: &Value, class: &str) -> bool {
-    let values = value::strings(expression, "/values");
-    match value::text(expression, "/operator") {
-        "In" => values.iter().any(|value| value == class),
-        "NotIn" => !values.iter().any(|value| value == class),
-        "Exists" => !class.is_empty(),
-        _ => class.is_empty(),
-    }
-}
-
 /// The quota with the object added; `None`: it is not about the object. Pure.
 fn charge(quota: &Value, object: &Value, usage: &Amounts) -> Result<Option<Value>, String> {
-    let scoped = quota.pointer("/spec/scopes").is_some_and(|scopes| scopes.as_array().is_some_and(|list| !list.is_empty()))
-        || quota.pointer("/spec/scopeSelector").is_some_and(|selector| !selector.is_null());
-    if scoped && (!usage.contains_key("pods") || !in_scope(quota, object)) {
+    if quota::is_scoped(quota) && (!usage.contains_key("pods") || !quota::in_scope(quota, object)) {
         return Ok(None);
     }
     let name = value::name(quota);

@@ -5,6 +5,7 @@ pub mod roles;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::kinds::flowcontrol;
 use balsa_api::status::ApiError;
 use balsa_process::backoff::Backoff;
 use serde_json::{Value, json};
@@ -55,6 +56,9 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     }
     for role in roles::all() {
         ensure(api, value::namespace(&role), &role).await?;
+    }
+    for object in flowcontrol::builtin::all() {
+        ensure(api, "", &object).await?;
     }
     let written = api.store.revision().await.map_err(|error| ApiError::unavailable(error.to_string()))?;
     if api.caches.wait_for(written, Duration::from_secs(10)).await {

@@ -1,12 +1,12 @@
 //! Between the pipeline's types and the wire's. Pure.
 
-use balsa_api::kind::Kind;
+use balsa_api::kind::{Kind, KindRef};
 use balsa_api::status::ApiError;
 use balsa_proto::api::{Object, Resource, WatchEvent, watch_event};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::pipeline::Found;
+use crate::pipeline::{Api, Found};
 use crate::rest::watch::too_old;
 use crate::value;
 use crate::watch_cache::object::Object as Cached;
@@ -15,17 +15,16 @@ use crate::watch_cache::watcher::Notice;
 /// A resource that is served, and a namespace that fits it.
 pub struct Asked {
     /// The kind.
-    pub kind: &'static dyn Kind,
+    pub kind: KindRef,
     /// Empty for cluster-scoped kinds.
     pub namespace: String,
 }
 
 impl Asked {
     /// 404 for what is not served.
-    pub fn new(resource: Option<Resource>, namespace: &str) -> Result<Self, ApiError> {
+    pub async fn new(api: &Api, resource: Option<Resource>, namespace: &str) -> Result<Self, ApiError> {
         let resource = resource.ok_or_else(|| ApiError::bad_request("the request names no resource"))?;
-        let kind = balsa_api::kinds::find(&resource.group, &resource.version, &resource.resource)
-            .ok_or_else(ApiError::no_such_path)?;
+        let kind = api.kind(&resource.group, &resource.version, &resource.resource).await?;
         let namespace = if kind.namespaced() { namespace.to_owned() } else { String::new() };
         Ok(Self { kind, namespace })
     }
@@ -79,6 +78,11 @@ pub fn event(kind: &dyn Kind, notice: Notice) -> Option<WatchEvent> {
         Notice::TooOld { at, oldest } => WatchEvent {
             r#type: watch_event::Type::Error.into(),
             status: too_old(at, oldest).to_json().into(),
+            ..WatchEvent::default()
+        },
+        Notice::Failed(error) => WatchEvent {
+            r#type: watch_event::Type::Error.into(),
+            status: error.to_json().into(),
             ..WatchEvent::default()
         },
         Notice::End => return None,

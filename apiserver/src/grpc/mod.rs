@@ -98,16 +98,16 @@ impl Service {
     }
 
     async fn create_one(&self, caller: Caller, request: CreateRequest) -> Result<Object, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "create", &request.subresource, &request.name)?;
         let call = call(caller, request.cause, request.dry_run, request.field_manager);
         let body = decode::text(&request.body)?;
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let answered = match request.subresource.as_str() {
-            "" if review::is_review(asked.kind) => self.api.review(&call, asked.kind, &asked.namespace, body.value).await?,
-            "" => return Ok(envelope(asked.kind, self.api.create(&call, asked.kind, &asked.namespace, body).await?)),
+            "" if review::is_review(&*asked.kind) => self.api.review(&call, &*asked.kind, &asked.namespace, body.value).await?,
+            "" => return Ok(envelope(&*asked.kind, self.api.create(&call, &*asked.kind, &asked.namespace, body).await?)),
             "token" => self.api.request_token(&call, target, &body.value).await?,
-            "binding" => return Ok(envelope(asked.kind, self.api.bind(&call, target, &body.value).await?)),
+            "binding" => return Ok(envelope(&*asked.kind, self.api.bind(&call, target, &body.value).await?)),
             "eviction" => {
                 self.api.evict(&call, target, &body.value).await?;
                 json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
@@ -124,20 +124,20 @@ impl Service {
     }
 
     async fn update_one(&self, caller: Caller, request: UpdateRequest) -> Result<Object, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "update", &request.subresource, &request.name)?;
         let call = call(caller, request.cause, request.dry_run, request.field_manager);
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let body: Body = decode::text(&request.body)?;
         let found = match request.subresource.as_str() {
             "scale" => self.api.replace_scale(&call, target, &body.value).await?,
             subresource => self.api.replace(&call, target, asked.part(subresource)?, body).await?.0,
         };
-        Ok(envelope(asked.kind, found))
+        Ok(envelope(&*asked.kind, found))
     }
 
     async fn patch_one(&self, caller: Caller, request: PatchRequest) -> Result<Object, ApiError> {
-        let asked = Asked::new(request.resource.clone(), &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource.clone(), &request.namespace).await?;
         self.check(&caller, &asked, "patch", &request.subresource, &request.name)?;
         let format = match request.r#type() {
             pb::patch_request::Type::Json => Format::Json,
@@ -148,17 +148,17 @@ impl Service {
         };
         let mut call = call(caller, request.cause, request.dry_run, request.field_manager);
         call.applies = matches!(format, Format::Apply { .. });
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let patch = Patch { format, bytes: request.patch };
         let found = match request.subresource.as_str() {
             "scale" => self.api.patch_scale(&call, target, &patch).await?,
             subresource => self.api.patch(&call, target, asked.part(subresource)?, &patch).await?.0,
         };
-        Ok(envelope(asked.kind, found))
+        Ok(envelope(&*asked.kind, found))
     }
 
     async fn delete_one(&self, caller: Caller, request: DeleteRequest) -> Result<DeleteResponse, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "delete", "", &request.name)?;
         let call = call(caller, request.cause, request.dry_run, String::new());
         let propagation = match request.propagation_policy.as_str() {
@@ -177,24 +177,24 @@ impl Service {
             },
             dry_run: request.dry_run,
         };
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let deleted = self.api.delete(&call, target, &options).await?;
-        Ok(DeleteResponse { object: Some(envelope(asked.kind, deleted.found)), gone: deleted.gone })
+        Ok(DeleteResponse { object: Some(envelope(&*asked.kind, deleted.found)), gone: deleted.gone })
     }
 
     async fn get_one(&self, caller: Caller, request: GetRequest) -> Result<Object, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "get", &request.subresource, &request.name)?;
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.name };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.name };
         let mut found = self.api.get(target, Version::parse(&request.resource_version)?).await?;
         if request.subresource == "scale" {
-            found.value = scale::view(&found.value);
+            found.value = scale::view(&*asked.kind, &found.value);
         }
-        Ok(envelope(asked.kind, found))
+        Ok(envelope(&*asked.kind, found))
     }
 
     async fn list_some(&self, caller: Caller, request: ListRequest) -> Result<ListResponse, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "list", "", "")?;
         let query = ListQuery {
             namespace: asked.namespace.clone(),
@@ -205,18 +205,18 @@ impl Service {
             version: request.resource_version,
             version_match: request.resource_version_match,
         };
-        let listed = self.api.list(asked.kind, &query).await?;
+        let listed = self.api.list(&*asked.kind, &query).await?;
         Ok(ListResponse {
-            items: listed.items.iter().map(|object| shared(asked.kind, object)).collect(),
+            items: listed.items.iter().map(|object| shared(&*asked.kind, object)).collect(),
             revision: listed.revision,
             continue_token: listed.continue_token,
         })
     }
 
     async fn start_watch(&self, caller: Caller, request: WatchRequest) -> Result<ReceiverStream<Result<WatchEvent, Status>>, ApiError> {
-        let asked = Asked::new(request.resource, &request.namespace)?;
+        let asked = Asked::new(&self.api, request.resource, &request.namespace).await?;
         self.check(&caller, &asked, "watch", "", "")?;
-        let selection = Selection::parse(asked.kind, &asked.namespace, &request.label_selector, &request.field_selector)?;
+        let selection = Selection::parse(&*asked.kind, &asked.namespace, &request.label_selector, &request.field_selector)?;
         let query = WatchQuery {
             version: request.resource_version,
             version_match: if request.send_initial_events { "NotOlderThan".into() } else { String::new() },
@@ -224,9 +224,9 @@ impl Service {
             bookmarks: request.allow_bookmarks,
             timeout_seconds: u64::from(request.timeout_seconds),
         };
-        let (mut watcher, mut first) = self.api.watch(asked.kind, selection, &query).await?;
+        let (mut watcher, mut first) = self.api.watch(&asked.kind, selection, &query).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let kind = asked.kind;
+        let kind = asked.kind.clone();
         tokio::spawn(async move {
             loop {
                 let notices = if first.is_empty() {
@@ -238,7 +238,7 @@ impl Service {
                     std::mem::take(&mut first)
                 };
                 for notice in notices {
-                    let Some(event) = convert::event(kind, notice) else { return };
+                    let Some(event) = convert::event(&*kind, notice) else { return };
                     let last = event.r#type() == pb::watch_event::Type::Error;
                     // A slow reader holds up only this task; its place in the window is its limit.
                     if sender.send(Ok(event)).await.is_err() || last {
@@ -252,10 +252,10 @@ impl Service {
 
     async fn bind_one(&self, caller: Caller, request: BindRequest) -> Result<BindResponse, ApiError> {
         let resource = pb::Resource { group: String::new(), version: "v1".into(), resource: "pods".into() };
-        let asked = Asked::new(Some(resource), &request.namespace)?;
+        let asked = Asked::new(&self.api, Some(resource), &request.namespace).await?;
         self.check(&caller, &asked, "create", "binding", &request.pod)?;
         let call = call(caller, request.cause, false, String::new());
-        let target = Target { kind: asked.kind, namespace: &asked.namespace, name: &request.pod };
+        let target = Target { kind: &*asked.kind, namespace: &asked.namespace, name: &request.pod };
         let binding = json!({"metadata": {"name": request.pod, "uid": request.uid}, "target": {"kind": "Node", "name": request.node}});
         self.api.bind(&call, target, &binding).await?;
         Ok(BindResponse {})

@@ -7,7 +7,7 @@ use balsa_api::status::{ApiError, ApiResult};
 use serde_json::Value;
 
 use super::body::{self, Body};
-use super::{Api, Call, Found, Target, encode, rules, store_error};
+use super::{Api, Call, Found, Target, rules, store_error};
 use crate::admission::{self, Operation, Review};
 use crate::allocation::Fate;
 use crate::storage::{Written, envelope};
@@ -24,9 +24,21 @@ pub fn ttl(kind: &dyn Kind) -> Option<u32> {
     (kind.names().plural == "events").then_some(EVENT_TTL)
 }
 
+/// Nothing new is made of what is about to go.
+pub(super) fn refuse_terminating(kind: &dyn Kind) -> ApiResult<()> {
+    match kind.custom().is_some_and(|custom| custom.shared.terminating) {
+        true => {
+            let text = "create not allowed while custom resource definition is terminating";
+            Err(ApiError::new(405, "MethodNotAllowed", text))
+        }
+        false => Ok(()),
+    }
+}
+
 impl Api {
     /// Creates what `body` says in `namespace`.
-    pub async fn create(&self, call: &Call, kind: &'static dyn Kind, namespace: &str, body: Body) -> ApiResult<Found> {
+    pub async fn create(&self, call: &Call, kind: &dyn Kind, namespace: &str, body: Body) -> ApiResult<Found> {
+        refuse_terminating(kind)?;
         let object = body::check(call, kind, body)?;
         self.create_checked(call, kind, namespace, object).await
     }
@@ -35,7 +47,7 @@ impl Api {
     pub async fn create_checked(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         namespace: &str,
         mut object: Value,
     ) -> ApiResult<Found> {
@@ -62,7 +74,7 @@ impl Api {
     async fn create_once(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         namespace: &str,
         mut object: Value,
     ) -> ApiResult<Found> {
@@ -104,7 +116,7 @@ impl Api {
             let taken = self.fetch(target).await?.is_some();
             return if taken { Err(exists()) } else { Ok(Found { value: object, revision: 0 }) };
         }
-        let bytes = encode(target.kind, &object);
+        let bytes = self.close(target.kind, &object).await?;
         let written = self.store.put(&target.key(), bytes, 0, ttl(target.kind)).await;
         match written.map_err(|error| store_error(error, true))? {
             Written::Done(revision) => {
@@ -112,6 +124,7 @@ impl Api {
                     key = target.key(), revision, user = call.caller.user, cause = call.cause, "created"
                 );
                 envelope::set_revision(&mut object, revision);
+                self.hear_definition(target.kind, revision).await;
                 Ok(Found { value: object, revision })
             }
             Written::Conflict(_) => Err(exists()),

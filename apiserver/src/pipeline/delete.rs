@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::graceful::{self, DeleteOptions, Outcome};
 use super::list::{ListQuery, Listed};
-use super::{Api, Call, Found, Target, decode, encode, store_error};
+use super::{Api, Call, Found, Target, store_error};
 use crate::admission::{self, Operation, Review};
 use crate::storage::{Written, envelope};
 
@@ -50,7 +50,8 @@ impl Api {
                     envelope::set_revision(&mut new, revision);
                     return Ok(Deleted { found: Found { value: new, revision }, gone });
                 }
-                Written::Conflict(entry) => current = entry.map(|entry| decode(target.kind, &entry)).transpose()?,
+                Written::Conflict(Some(entry)) => current = Some(self.open(target.kind, &entry).await?),
+                Written::Conflict(None) => current = None,
             }
         }
         Err(ApiError::modified(&target.kind.gvr(), target.name))
@@ -60,7 +61,7 @@ impl Api {
         let key = target.key();
         if !gone {
             let ttl = super::create::ttl(target.kind);
-            return self.store.put(&key, encode(target.kind, new), old.revision, ttl).await.map_err(|error| store_error(error, true));
+            return self.store.put(&key, self.close(target.kind, new).await?, old.revision, ttl).await.map_err(|error| store_error(error, true));
         }
         self.store.delete(&key, old.revision).await.map_err(|error| store_error(error, true))
     }
@@ -69,7 +70,7 @@ impl Api {
     pub async fn delete_collection(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         query: &ListQuery,
         options: &DeleteOptions,
     ) -> ApiResult<Listed> {

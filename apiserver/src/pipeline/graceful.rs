@@ -1,5 +1,7 @@
 //! How an object goes: at once, after finalizers, after a grace period, with or without its dependents. Pure.
 
+use balsa_api::apiextensions::definition::FINALIZER;
+use balsa_api::apiextensions::status::Condition;
 use balsa_api::kind::Kind;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -66,6 +68,11 @@ fn is_namespace(kind: &dyn Kind) -> bool {
     names.group.is_empty() && names.plural == "namespaces"
 }
 
+fn is_definition(kind: &dyn Kind) -> bool {
+    let names = kind.names();
+    names.group == crate::apiextensions::GROUP && names.plural == crate::apiextensions::PLURAL
+}
+
 /// What the server adds to a new object so that its end is orderly.
 pub fn prepare_new(kind: &dyn Kind, object: &mut Value) {
     if is_namespace(kind) {
@@ -123,7 +130,14 @@ fn pod_grace(object: &Value, options: &DeleteOptions) -> i64 {
 /// Decides what a delete does.
 pub fn decide(kind: &dyn Kind, object: &Value, options: &DeleteOptions, now: Timestamp) -> Outcome {
     let mut new = object.clone();
-    let finalizers = propagated(kind, object, options.propagation);
+    let mut finalizers = propagated(kind, object, options.propagation);
+    if is_definition(kind) && !value::is_deleting(object) {
+        // Its objects go first.
+        if !finalizers.iter().any(|name| name == FINALIZER) {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        value::set_condition(&mut new, Condition::deletion_pending().to_value(), now);
+    }
     value::set_finalizers(&mut new, &finalizers);
     let grace = if is_pod(kind) { pod_grace(object, options) } else { 0 };
     let waits = !finalizers.is_empty()

@@ -139,7 +139,7 @@ fn page(objects: &Objects, selection: &Selection, after: &str, limit: usize, rev
 
 impl Api {
     /// A page of the objects that a query selects.
-    pub async fn list(&self, kind: &'static dyn Kind, query: &ListQuery) -> ApiResult<Listed> {
+    pub async fn list(&self, kind: &dyn Kind, query: &ListQuery) -> ApiResult<Listed> {
         let selection = Selection::parse(kind, &query.namespace, &query.labels, &query.fields)?;
         if !query.continue_token.is_empty() {
             return self.next_page(kind, &selection, query).await;
@@ -152,10 +152,11 @@ impl Api {
         // Even "any" state is none before the first load.
         self.wait_until_fresh(floor.max(1)).await?;
         let snapshot = self.cache(kind)?.snapshot();
-        Ok(page(&snapshot.objects, &selection, "", query.limit, snapshot.revision))
+        let objects = self.show_all(kind, snapshot.objects, &selection.namespace).await?;
+        Ok(page(&objects, &selection, "", query.limit, snapshot.revision))
     }
 
-    async fn next_page(&self, kind: &'static dyn Kind, selection: &Selection, query: &ListQuery) -> ApiResult<Listed> {
+    async fn next_page(&self, kind: &dyn Kind, selection: &Selection, query: &ListQuery) -> ApiResult<Listed> {
         if !query.version_match.is_empty() {
             let finding =
                 FieldError::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
@@ -171,7 +172,8 @@ impl Api {
             let now = self.store.revision().await.map_err(|error| store_error(error, false))?;
             self.wait_until_fresh(now).await?;
             let snapshot = self.cache(kind)?.snapshot();
-            return Ok(page(&snapshot.objects, selection, &token.after, query.limit, snapshot.revision));
+            let objects = self.show_all(kind, snapshot.objects, &selection.namespace).await?;
+            return Ok(page(&objects, selection, &token.after, query.limit, snapshot.revision));
         }
         let listed = self.page_in_the_past(kind, selection, &token.after, query.limit, token.revision).await;
         listed.map_err(|error| if error.code == 410 { token_expired(&token) } else { error })
@@ -180,7 +182,7 @@ impl Api {
     /// A page of the state at a past revision, read from the store.
     async fn page_in_the_past(
         &self,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         selection: &Selection,
         after: &str,
         limit: usize,
@@ -198,9 +200,14 @@ impl Api {
         };
         let mut objects = Objects::new();
         for entry in &entries {
-            let object = Object::from_entry(kind, entry).map_err(|error| store_error(error, false))?;
+            let object = match kind.custom() {
+                Some(_) => Object::as_stored(entry),
+                None => Object::from_entry(kind, entry),
+            };
+            let object = object.map_err(|error| store_error(error, false))?;
             objects.insert(entry.key[prefix.len()..].to_owned(), Arc::new(object));
         }
+        let objects = self.show_all(kind, objects, &selection.namespace).await?;
         Ok(page(&objects, selection, after, limit, revision))
     }
 }

@@ -17,7 +17,7 @@ impl Api {
     pub(super) fn track_managers(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         new: &mut Value,
         old: Option<&Value>,
         subresource: &str,
@@ -32,7 +32,7 @@ impl Api {
     pub(super) fn apply_config(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         old: Option<&Value>,
         config: &Value,
         subresource: &str,

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use balsa_api::decode::FieldValidation;
-use balsa_api::kind::Kind;
+use balsa_api::kind::{Kind, KindRef};
 use balsa_api::status::{ApiError, ApiResult};
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ use crate::authn::Caller;
 use crate::authn::token::Signer;
 use crate::authz::Authorizer;
 use crate::storage::{Entry, Store, StoreError, envelope, faces, place, resource_prefix};
+use crate::apiextensions::Kinds;
+use crate::apiextensions::convert::Converter;
 use crate::watch_cache::{Caches, ResourceCache};
 
 /// Who calls, why, and how.
@@ -102,6 +104,10 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     /// What this apiserver has heard of them.
     pub caches: Arc<Caches>,
+    /// What is served.
+    pub kinds: Arc<Kinds>,
+    /// Converts custom resources between versions.
+    pub converter: Arc<Converter>,
     /// Makes and checks ServiceAccount tokens.
     pub signer: Arc<Signer>,
     /// Says who may do what.
@@ -125,7 +131,7 @@ pub struct Found {
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// The kind.
-    pub kind: &'static dyn Kind,
+    pub kind: &'a dyn Kind,
     /// Empty for cluster-scoped kinds.
     pub namespace: &'a str,
     /// The object's name.
@@ -167,21 +173,41 @@ pub fn store_error(error: StoreError, writing: bool) -> ApiError {
 
 impl Api {
     /// The cache of a kind's objects.
-    pub fn cache(&self, kind: &dyn Kind) -> ApiResult<&Arc<ResourceCache>> {
-        let names = kind.names();
-        self.caches.resource(names.group, names.plural).ok_or_else(ApiError::no_such_path)
+    pub fn cache(&self, kind: &dyn Kind) -> ApiResult<Arc<ResourceCache>> {
+        let (group, plural) = faces::cached_as(kind);
+        if kind.custom().is_some() {
+            return Ok(self.caches.custom(group, plural));
+        }
+        self.caches.resource(group, plural).cloned().ok_or_else(ApiError::no_such_path)
+    }
+
+    /// The kind behind a resource's name; 404 where nothing is served there.
+    pub async fn kind(&self, group: &str, version: &str, plural: &str) -> ApiResult<KindRef> {
+        if let Some(kind) = self.kinds.find(group, version, plural) {
+            return Ok(kind);
+        }
+        if !group.contains('.') || !self.caches.is_loaded() {
+            return Err(ApiError::no_such_path());
+        }
+        // Another apiserver may have established it just now, and the client seen that there.
+        let now = self.store.revision().await.map_err(|error| store_error(error, false))?;
+        self.wait_until_fresh(now).await?;
+        self.kinds.find(group, version, plural).ok_or_else(ApiError::no_such_path)
     }
 
     /// The object as the store has it now.
     pub async fn fetch(&self, target: Target<'_>) -> ApiResult<Option<Found>> {
         let (entry, _) = self.store.get(&target.key()).await.map_err(|error| store_error(error, false))?;
-        entry.map(|entry| decode(target.kind, &entry)).transpose()
+        match entry {
+            Some(entry) => Ok(Some(self.open(target.kind, &entry).await?)),
+            None => Ok(None),
+        }
     }
 
     /// The object as the cache has it, else as the store has it.
     pub async fn lookup(&self, target: Target<'_>) -> ApiResult<Option<Found>> {
         if let Some(object) = self.cache(target.kind)?.get(target.namespace, target.name) {
-            return Ok(Some(Found { value: object.value(), revision: object.revision }));
+            return self.show_one(target.kind, object).await.map(Some);
         }
         self.fetch(target).await
     }
@@ -198,7 +224,10 @@ pub fn encode(kind: &dyn Kind, object: &Value) -> bytes::Bytes {
     let names = kind.names();
     let (namespace, name) = (crate::value::namespace(object), crate::value::name(object));
     match faces::to_stored(kind, object) {
-        Some(stored) => envelope::encode("", "v1", names.kind, namespace, name, &stored),
+        Some(stored) => {
+            let (group, version) = faces::stored_version(kind);
+            envelope::encode(group, version, names.kind, namespace, name, &stored)
+        }
         None => envelope::encode(names.group, names.version, names.kind, namespace, name, object),
     }
 }

@@ -41,6 +41,8 @@ pub struct Parsed {
     format: Format,
     value: Value,
     duplicates: Vec<String>,
+    /// Lines of duplicate keys, as YAML's strict decoder names them.
+    lines: Vec<String>,
 }
 
 impl Patch {
@@ -54,7 +56,8 @@ impl Patch {
         if !fits {
             return Err(ApiError::bad_request("the body is not a patch of the type that the Content-Type names"));
         }
-        Ok(Parsed { format: self.format, value, duplicates })
+        let lines = if duplicates.is_empty() { Vec::new() } else { balsa_api::decode::duplicate_lines(&self.bytes) };
+        Ok(Parsed { format: self.format, value, duplicates, lines })
     }
 }
 
@@ -115,7 +118,14 @@ impl Api {
         let mut config = parsed.value;
         body::name_matches(&mut config, target.name)?;
         body::place_in(kind, &mut config, target.namespace)?;
-        let mut config = body::check(call, kind, Body { value: config, duplicates: parsed.duplicates, decoded: None })?;
+        let duplicates = match kind.custom() {
+            Some(_) => {
+                refuse_undeclared(target, &config)?;
+                report_duplicates(call, &parsed.lines, &parsed.duplicates)?
+            }
+            None => parsed.duplicates,
+        };
+        let mut config = body::check(call, kind, Body { value: config, duplicates, decoded: None })?;
         let version = value::text(&config, "/metadata/resourceVersion").to_owned();
         let uid = value::uid(&config).to_owned();
         let preconditions = rules::Preconditions {
@@ -134,11 +144,50 @@ impl Api {
                 if preconditions != rules::Preconditions::default() {
                     return Err(ApiError::conflict(&kind.gvr(), target.name, "the object does not exist, but a uid or resourceVersion was given"));
                 }
+                super::create::refuse_terminating(kind)?;
                 let object = self.apply_config(call, kind, None, &config, "", force)?;
                 Ok((self.create_checked(call, kind, target.namespace, object).await?, true))
             }
             outcome => Ok((outcome?, false)),
         }
+    }
+}
+
+/// Whatever the fieldValidation: what the schema does not know cannot be owned. Pure.
+fn refuse_undeclared(target: Target<'_>, config: &Value) -> ApiResult<()> {
+    let mut copy = config.clone();
+    let unknown = target.kind.check(&mut copy).unwrap_or_default();
+    let problems: Vec<String> = unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let text = match problems.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        several => format!("errors:\n{}", several.iter().map(|one| format!("  {one}")).collect::<Vec<_>>().join("\n")),
+    };
+    let gvk = target.kind.gvk();
+    let place = if target.namespace.is_empty() { "/" } else { target.namespace };
+    let slash = if target.namespace.is_empty() { "" } else { "/" };
+    Err(ApiError::internal(format!(
+        "failed to create typed patch object ({place}{slash}{}; {}, Kind={}): {text}",
+        target.name,
+        gvk.api_version(),
+        gvk.kind
+    )))
+}
+
+/// Keys that stand twice in YAML, by line; what could not be found by line is left to the general words.
+fn report_duplicates(call: &Call, lines: &[String], duplicates: &[String]) -> ApiResult<Vec<String>> {
+    if lines.is_empty() {
+        return Ok(duplicates.to_vec());
+    }
+    let listed: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
+    let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", listed.join("\n"));
+    match call.field_validation {
+        FieldValidation::Strict => Err(ApiError::bad_request(format!("error strict decoding YAML: {text}"))),
+        FieldValidation::Warn => {
+            lines.iter().for_each(|line| call.warn(line.clone()));
+            Ok(Vec::new())
+        }
+        FieldValidation::Ignore => Ok(Vec::new()),
     }
 }
 

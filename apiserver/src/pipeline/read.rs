@@ -56,9 +56,10 @@ impl Api {
             Version::Any => self.lookup(target).await?,
             Version::At(revision) => {
                 self.wait_until_fresh(revision).await?;
-                self.cache(target.kind)?
-                    .get(target.namespace, target.name)
-                    .map(|object| Found { value: object.value(), revision: object.revision })
+                match self.cache(target.kind)?.get(target.namespace, target.name) {
+                    Some(object) => Some(self.show_one(target.kind, object).await?),
+                    None => None,
+                }
             }
         };
         found.ok_or_else(|| target.not_found())

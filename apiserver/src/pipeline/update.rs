@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::body::{self, Body};
 use super::create::ttl;
-use super::{Api, Call, Found, Target, decode, encode, rules, store_error};
+use super::{Api, Call, Found, Target, rules, store_error};
 use crate::admission::{self, Operation, Review};
 use crate::allocation::{Claims, Fate};
 use crate::storage::{Written, envelope};
@@ -71,7 +71,7 @@ impl Api {
         // The cache is nearly always right, and the transaction finds out when it is not.
         let cached = self.cache(target.kind)?.get(target.namespace, target.name);
         let (mut current, mut is_live) = match cached {
-            Some(object) => (Some(Found { value: object.value(), revision: object.revision }), false),
+            Some(object) => (Some(self.show_one(target.kind, object).await?), false),
             None => (self.fetch(target).await?, true),
         };
         for _ in 0..ATTEMPTS {
@@ -110,7 +110,8 @@ impl Api {
     /// The store transaction of a change.
     async fn write_changed(&self, call: &Call, target: Target<'_>, old: &Found, mut new: Value) -> ApiResult<Attempt> {
         let kind = target.kind;
-        if rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value) {
+        let is_same = rules::is_same(&new, &old.value) && !rules::is_released(kind, &new, &old.value);
+        if is_same && !self.is_stored_otherwise(target).await? {
             // Nothing to write; but only the store knows whether this is still the state.
             return self.unchanged(call, target, old).await;
         }
@@ -122,7 +123,7 @@ impl Api {
         let written = if gone {
             self.store.delete(&key, old.revision).await
         } else {
-            self.store.put(&key, encode(kind, &new), old.revision, ttl(kind)).await
+            self.store.put(&key, self.close(kind, &new).await?, old.revision, ttl(kind)).await
         };
         match written.map_err(|error| store_error(error, true))? {
             Written::Done(revision) => {
@@ -131,9 +132,11 @@ impl Api {
                     self.release_all(target, &old.value).await;
                 }
                 envelope::set_revision(&mut new, revision);
+                self.hear_definition(kind, revision).await;
                 Ok(Attempt::Done(Found { value: new, revision }))
             }
-            Written::Conflict(current) => Ok(Attempt::Lost(current.map(|entry| decode(target.kind, &entry)).transpose()?)),
+            Written::Conflict(Some(entry)) => Ok(Attempt::Lost(Some(self.open(target.kind, &entry).await?))),
+            Written::Conflict(None) => Ok(Attempt::Lost(None)),
         }
     }
 

@@ -56,7 +56,8 @@ struct Backend {
 impl Rest {
     /// Answers a request to a `proxy` subresource. The caller has authorized it.
     pub(crate) async fn proxy(&self, exchange: &Exchange, path: &ResourcePath, request: Request<Body>) -> ApiResult<Response<Body>> {
-        let kind = crate::rest::resource::kind_of(path)?;
+        let found = crate::rest::resource::kind_of(&self.api, path).await?;
+        let kind = &*found;
         let cut = target::cut(&exchange.path, kind.namespaced());
         self.admit_connection(exchange, kind, path, cut.rest).await?;
         let wants_upgrade = headers::upgrade(request.headers()).is_some();
@@ -73,14 +74,14 @@ impl Rest {
         self.forward(exchange, &cut, &backend, request).await
     }
 
-    async fn pod_backend(&self, kind: &'static dyn Kind, namespace: &str, id: &Id<'_>) -> ApiResult<Backend> {
+    async fn pod_backend(&self, kind: &dyn Kind, namespace: &str, id: &Id<'_>) -> ApiResult<Backend> {
         let pod = self.api.get(Target { kind, namespace, name: id.name }, Version::Newest).await?.value;
         let address = target::pod_address(&pod)?;
         let port = target::pod_port(&pod, id)?;
         Ok(Backend { pod, address, port, tls: id.tls })
     }
 
-    async fn service_backend(&self, kind: &'static dyn Kind, namespace: &str, id: &Id<'_>) -> ApiResult<Backend> {
+    async fn service_backend(&self, kind: &dyn Kind, namespace: &str, id: &Id<'_>) -> ApiResult<Backend> {
         let service = self.api.get(Target { kind, namespace, name: id.name }, Version::Newest).await?.value;
         let port = target::service_port(&service, id)?;
         let mut all = self.endpoints(namespace, id.name, port).await?;
@@ -184,7 +185,7 @@ impl Rest {
     }
 
     /// What a node can be asked: it speaks gRPC to us, so we answer in its place.
-    async fn node(&self, exchange: &Exchange, kind: &'static dyn Kind, id: &str, cut: &Cut<'_>) -> ApiResult<Response<Body>> {
+    async fn node(&self, exchange: &Exchange, kind: &dyn Kind, id: &str, cut: &Cut<'_>) -> ApiResult<Response<Body>> {
         let id = Id::parse(id, "node")?;
         let node = self.api.get(Target { kind, namespace: "", name: id.name }, Version::Newest).await?.value;
         let own = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64).unwrap_or(10250);

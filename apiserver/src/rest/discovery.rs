@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use balsa_api::kind::Kind;
+use balsa_api::apiextensions::registry::preferred;
+use balsa_api::kind::{Kind, KindRef, Subresource};
+use balsa_api::meta::GroupVersionKind;
 use serde_json::{Value, json};
 
 /// Groups in the order in which clients prefer them; the rest follows by name.
@@ -13,25 +15,35 @@ const ORDER: [&str; 20] = [
     "discovery.k8s.io", "flowcontrol.apiserver.k8s.io",
 ];
 
-/// Kinds by group and version.
-fn by_version() -> Vec<((&'static str, &'static str), Vec<&'static dyn Kind>)> {
-    let mut versions: BTreeMap<(usize, &str, &str), Vec<&'static dyn Kind>> = BTreeMap::new();
-    for kind in balsa_api::kinds::all() {
+/// One version of a group.
+struct Version<'a> {
+    group: &'a str,
+    version: &'a str,
+    kinds: Vec<&'a dyn Kind>,
+}
+
+/// The kinds that are served, by group and version: groups in their order, of each group the preferred version first.
+fn by_version<'a>(kinds: &'a [KindRef]) -> Vec<Version<'a>> {
+    let mut versions: BTreeMap<(usize, &str, &str), Vec<&'a dyn Kind>> = BTreeMap::new();
+    for kind in kinds {
+        let kind: &'a dyn Kind = &**kind;
         let names = kind.names();
         let place = ORDER.iter().position(|group| *group == names.group).unwrap_or(ORDER.len());
-        versions.entry((place, names.group, names.version)).or_default().push(*kind);
+        versions.entry((place, names.group, names.version)).or_default().push(kind);
     }
-    versions.into_iter().map(|((_, group, version), kinds)| ((group, version), kinds)).collect()
+    let mut out: Vec<(usize, Version<'a>)> = versions
+        .into_iter()
+        .map(|((place, group, version), kinds)| (place, Version { group, version, kinds }))
+        .collect();
+    out.sort_by(|(a_place, a), (b_place, b)| {
+        (a_place, a.group).cmp(&(b_place, b.group)).then_with(|| preferred(a.version, b.version))
+    });
+    out.into_iter().map(|(_, version)| version).collect()
 }
 
 /// Whether this group is served.
-pub fn has_group(group: &str) -> bool {
-    balsa_api::kinds::all().iter().any(|kind| kind.names().group == group)
-}
-
-/// Whether this version of a group is served.
-pub fn has_version(group: &str, version: &str) -> bool {
-    balsa_api::kinds::all().iter().any(|kind| kind.names().group == group && kind.names().version == version)
+pub fn has_group(kinds: &[KindRef], group: &str) -> bool {
+    kinds.iter().any(|kind| kind.names().group == group)
 }
 
 /// `/api`
@@ -46,9 +58,9 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
     json!({"name": group, "versions": all, "preferredVersion": all.first()})
 }
 
-fn groups_with_versions() -> Vec<(&'static str, Vec<&'static str>)> {
+fn groups_with_versions(kinds: &[KindRef]) -> Vec<(&str, Vec<&str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for ((group, version), _) in by_version() {
+    for Version { group, version, .. } in by_version(kinds) {
         match groups.last_mut() {
             Some((last, versions)) if *last == group => versions.push(version),
             _ => groups.push((group, vec![version])),
@@ -58,8 +70,8 @@ fn groups_with_versions() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 /// `/apis`
-pub fn groups() -> Value {
-    let groups: Vec<Value> = groups_with_versions()
+pub fn groups(kinds: &[KindRef]) -> Value {
+    let groups: Vec<Value> = groups_with_versions(kinds)
         .iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(group, versions)| group_value(group, versions))
@@ -68,8 +80,8 @@ pub fn groups() -> Value {
 }
 
 /// `/apis/GROUP`
-pub fn group(name: &str) -> Option<Value> {
-    let groups = groups_with_versions();
+pub fn group(kinds: &[KindRef], name: &str) -> Option<Value> {
+    let groups = groups_with_versions(kinds);
     let (group, versions) = groups.iter().find(|(group, _)| *group == name && !name.is_empty())?;
     let mut value = group_value(group, versions);
     value["kind"] = json!("APIGroup");
@@ -78,33 +90,47 @@ pub fn group(name: &str) -> Option<Value> {
 }
 
 /// `/api/v1`, `/apis/GROUP/VERSION`
-pub fn resources(group: &str, version: &str) -> Option<Value> {
-    let versions = by_version();
-    let (_, kinds) = versions.iter().find(|(of, _)| *of == (group, version))?;
+pub fn resources(kinds: &[KindRef], group: &str, version: &str) -> Option<Value> {
+    let versions = by_version(kinds);
+    let found = versions.iter().find(|of| (of.group, of.version) == (group, version))?;
     let mut resources = Vec::new();
-    for kind in kinds {
+    for kind in &found.kinds {
         let names = kind.names();
         let mut resource = json!({"name": names.plural, "singularName": names.singular, "namespaced": kind.namespaced(),
             "kind": names.kind, "verbs": kind.verbs()});
-        if !names.short_names.is_empty() {
-            resource["shortNames"] = json!(names.short_names);
-        }
-        if !names.categories.is_empty() {
-            resource["categories"] = json!(names.categories);
-        }
+        name_shortly(*kind, &mut resource);
         resources.push(resource);
         for subresource in kind.subresources() {
+            let exchanged = exchanged(*kind, subresource);
             let mut value = json!({"name": format!("{}/{}", names.plural, subresource.name), "singularName": "",
-                "namespaced": kind.namespaced(), "kind": subresource.kind, "verbs": subresource.verbs});
-            if (subresource.group, subresource.version) != (group, version) {
-                value["group"] = json!(subresource.group);
-                value["version"] = json!(subresource.version);
+                "namespaced": kind.namespaced(), "kind": exchanged.kind, "verbs": subresource.verbs});
+            if (exchanged.group.as_str(), exchanged.version.as_str()) != (group, version) {
+                value["group"] = json!(exchanged.group);
+                value["version"] = json!(exchanged.version);
             }
             resources.push(value);
         }
     }
     Some(json!({"kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": balsa_api::meta::api_version(group, version), "resources": resources}))
+}
+
+/// The type that a subresource exchanges.
+fn exchanged(kind: &dyn Kind, subresource: &Subresource) -> GroupVersionKind {
+    match subresource.kind {
+        "" => kind.gvk(),
+        of => GroupVersionKind::new(subresource.group, subresource.version, of),
+    }
+}
+
+fn name_shortly(kind: &dyn Kind, resource: &mut Value) {
+    let (short_names, categories) = (kind.short_names(), kind.categories());
+    if !short_names.is_empty() {
+        resource["shortNames"] = json!(short_names);
+    }
+    if !categories.is_empty() {
+        resource["categories"] = json!(categories);
+    }
 }
 
 fn discovered(kind: &dyn Kind) -> Value {
@@ -116,19 +142,15 @@ fn discovered(kind: &dyn Kind) -> Value {
         "singularResource": names.singular,
         "verbs": kind.verbs(),
     });
-    if !names.short_names.is_empty() {
-        resource["shortNames"] = json!(names.short_names);
-    }
-    if !names.categories.is_empty() {
-        resource["categories"] = json!(names.categories);
-    }
+    name_shortly(kind, &mut resource);
     if !kind.subresources().is_empty() {
         let subresources: Vec<Value> = kind
             .subresources()
             .iter()
             .map(|sub| {
+                let of = exchanged(kind, sub);
                 json!({"subresource": sub.name, "verbs": sub.verbs,
-                    "responseKind": {"group": sub.group, "version": sub.version, "kind": sub.kind}})
+                    "responseKind": {"group": of.group, "version": of.version, "kind": of.kind}})
             })
             .collect();
         resource["subresources"] = json!(subresources);
@@ -137,9 +159,9 @@ fn discovered(kind: &dyn Kind) -> Value {
 }
 
 /// The aggregated form of `/api` (`core`) or `/apis`. `form` is `v2` or `v2beta1`.
-pub fn aggregated(core: bool, form: &str) -> Value {
+pub fn aggregated(kinds: &[KindRef], core: bool, form: &str) -> Value {
     let mut items: Vec<Value> = Vec::new();
-    for ((group, version), kinds) in by_version().into_iter().filter(|((group, _), _)| group.is_empty() == core) {
+    for Version { group, version, kinds } in by_version(kinds).into_iter().filter(|of| of.group.is_empty() == core) {
         let resources: Vec<Value> = kinds.iter().map(|kind| discovered(*kind)).collect();
         let entry = json!({"version": version, "resources": resources, "freshness": "Current"});
         match items.last_mut() {
@@ -166,11 +188,12 @@ mod tests {
 
     #[test]
     fn pods_are_discovered() {
-        let core = aggregated(true, "v2");
+        let kinds: Vec<KindRef> = balsa_api::kinds::all().iter().map(|kind| KindRef::from(*kind)).collect();
+        let core = aggregated(&kinds, true, "v2");
         let pods = core["items"][0]["versions"][0]["resources"].as_array().unwrap().iter().find(|one| one["resource"] == "pods");
         assert_eq!(pods.unwrap()["scope"], "Namespaced");
-        let plain = resources("", "v1").unwrap();
+        let plain = resources(&kinds, "", "v1").unwrap();
         assert!(plain["resources"].as_array().unwrap().iter().any(|one| one["name"] == "namespaces"));
-        assert!(resources("nope", "v1").is_none() && group("nope").is_none());
+        assert!(resources(&kinds, "nope", "v1").is_none() && group(&kinds, "nope").is_none());
     }
 }

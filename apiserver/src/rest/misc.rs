@@ -1,17 +1,20 @@
 //! Documents about the server itself: discovery, version, health, OpenAPI, metrics.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use balsa_api::apiextensions::Registry;
 use balsa_api::openapi;
 use balsa_api::status::{ApiError, ApiResult};
 use bytes::Bytes;
 use http::{StatusCode, header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::route::Route;
 use super::{Exchange, Rest, discovery, negotiate};
+use crate::apiextensions::Kinds;
 
 /// The Kubernetes version that is spoken.
 pub const GIT_VERSION: &str = "v1.36.3";
@@ -21,25 +24,117 @@ const ROOT_PATHS: [&str; 14] = [
     "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/readyz/store", "/version",
 ];
 
-/// OpenAPI documents, made when first asked for.
+/// OpenAPI documents, made when first asked for: of what is built in once, of custom resources whenever these change.
 #[derive(Default)]
 pub struct OpenApi {
-    v2: OnceLock<Bytes>,
+    v2: OnceLock<BuiltIn>,
     v2_protobuf: OnceLock<Bytes>,
-    v3: OnceLock<BTreeMap<String, (String, Bytes)>>,
+    v3: OnceLock<Documents>,
+    custom: Mutex<Custom>,
+}
+
+/// The v2 document of what is built in, in parts that more can be put behind: the inside of two of its objects, and the
+/// rest of it.
+struct BuiltIn {
+    paths: Vec<u8>,
+    definitions: Vec<u8>,
+    rest: Vec<u8>,
+}
+
+impl BuiltIn {
+    fn new() -> Self {
+        let mut document = openapi::v2();
+        let mut part = |name: &str| inside(&document.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default());
+        let (paths, definitions) = (part("paths"), part("definitions"));
+        Self { paths, definitions, rest: inside(&document) }
+    }
+
+    /// The whole document, with more paths and definitions.
+    fn with(&self, paths: &Value, definitions: &Value) -> Bytes {
+        let mut out = Vec::with_capacity(self.paths.len() + self.definitions.len() + 4096);
+        out.push(b'{');
+        for (name, own, more) in [("paths", &self.paths, inside(paths)), ("definitions", &self.definitions, inside(definitions))] {
+            out.extend(format!("\"{name}\":{{").bytes());
+            out.extend(own);
+            if !more.is_empty() {
+                out.push(b',');
+                out.extend(more);
+            }
+            out.extend(b"},");
+        }
+        out.extend(&self.rest);
+        out.push(b'}');
+        out.into()
+    }
+}
+
+/// The text of an object without its braces.
+fn inside(object: &Value) -> Vec<u8> {
+    let text = object.to_string();
+    text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default().as_bytes().to_vec()
+}
+
+/// Documents by path (`api/v1`, `apis/apps/v1`) with their hashes.
+type Documents = BTreeMap<String, (String, Bytes)>;
+
+/// What was made for one state of the custom resources.
+#[derive(Default)]
+struct Custom {
+    /// The serials of the kinds.
+    of: Vec<u64>,
+    v2: Option<Bytes>,
+    v2_protobuf: Option<Bytes>,
+    v3: Option<Arc<Documents>>,
 }
 
 impl OpenApi {
-    fn v2(&self) -> &Bytes {
-        self.v2.get_or_init(|| serde_json::to_vec(&openapi::v2()).unwrap_or_default().into())
+    fn with_custom<T>(&self, registry: &Registry, make: impl FnOnce(&mut Custom) -> T) -> T {
+        let of: Vec<u64> = registry.all().map(|kind| kind.serial).collect();
+        let mut custom = self.custom.lock();
+        if custom.of != of {
+            *custom = Custom { of, ..Custom::default() };
+        }
+        make(&mut custom)
     }
 
-    fn v2_protobuf(&self) -> &Bytes {
-        self.v2_protobuf.get_or_init(|| openapi::gnostic::encode(&openapi::v2()).into())
+    fn v2(&self, registry: &Registry) -> Bytes {
+        let built_in = self.v2.get_or_init(BuiltIn::new);
+        let make = || {
+            let (paths, definitions) = openapi::custom::v2(registry.all().map(Arc::as_ref));
+            built_in.with(&Value::Object(paths), &Value::Object(definitions))
+        };
+        self.with_custom(registry, |custom| custom.v2.get_or_insert_with(make).clone())
     }
 
-    /// Documents by path (`api/v1`, `apis/apps/v1`) with their hashes.
-    fn v3(&self) -> &BTreeMap<String, (String, Bytes)> {
+    fn v2_protobuf(&self, registry: &Registry) -> Bytes {
+        let built_in = self.v2_protobuf.get_or_init(|| openapi::gnostic::encode(&openapi::v2()).into());
+        let make = || {
+            let (paths, definitions) = openapi::custom::v2(registry.all().map(Arc::as_ref));
+            let mut bytes = built_in.to_vec();
+            bytes.extend(openapi::gnostic::encode_part(&paths, &definitions));
+            Bytes::from(bytes)
+        };
+        self.with_custom(registry, |custom| custom.v2_protobuf.get_or_insert_with(make).clone())
+    }
+
+    fn v3(&self, kinds: &Kinds) -> Arc<Documents> {
+        let registry = kinds.custom();
+        let make = || {
+            let mut all = self.built_in_v3().clone();
+            for ((group, version), kinds) in kinds.custom_versions() {
+                let mut document = openapi::custom::v3(kinds.iter().map(Arc::as_ref));
+                if let Some(built_in) = openapi::v3(&group, &version) {
+                    merge_v3(&mut document, built_in);
+                }
+                let bytes = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
+                all.insert(openapi::prefix(&group, &version), (openapi::hash(&bytes), bytes));
+            }
+            Arc::new(all)
+        };
+        self.with_custom(&registry, |custom| custom.v3.get_or_insert_with(make).clone())
+    }
+
+    fn built_in_v3(&self) -> &Documents {
         self.v3.get_or_init(|| {
             openapi::group_versions()
                 .into_iter()
@@ -52,10 +147,18 @@ impl OpenApi {
         })
     }
 
-    fn v3_index(&self) -> Value {
+    fn v3_index(&self, kinds: &Kinds) -> Value {
         let hashes: Vec<(String, String)> =
-            self.v3().iter().map(|(path, (hash, _))| (path.clone(), hash.clone())).collect();
+            self.v3(kinds).iter().map(|(path, (hash, _))| (path.clone(), hash.clone())).collect();
         openapi::v3_index(&hashes)
+    }
+}
+
+/// Puts what a group's version has built in beside what definitions add to it.
+fn merge_v3(document: &mut Value, built_in: Value) {
+    for pointer in ["/paths", "/components/schemas"] {
+        let more = built_in.pointer(pointer).and_then(Value::as_object).cloned().unwrap_or_default();
+        document.pointer_mut(pointer).and_then(Value::as_object_mut).into_iter().for_each(|all| all.extend(more.clone()));
     }
 }
 
@@ -70,13 +173,13 @@ impl Rest {
     pub(super) async fn document(&self, exchange: &Exchange, route: &Route, known: &str) -> ApiResult<Answer> {
         match route {
             Route::Groups { core } => Ok(self.groups(exchange, *core, known)),
-            Route::Group(group) => match discovery::group(group) {
+            Route::Group(group) => match self.aggregated_group(group, discovery::group(&self.api.kinds.all(), group)) {
                 Some(value) => Ok(Answer::value(StatusCode::OK, &value)),
                 None => Ok(no_page()),
             },
-            Route::Version(group, version) => match discovery::resources(group, version) {
+            Route::Version(group, version) => match discovery::resources(&self.api.kinds.all(), group, version) {
                 Some(value) => Ok(Answer::value(StatusCode::OK, &value)),
-                None if discovery::has_group(group) => Err(ApiError::no_such_path()),
+                None if discovery::has_group(&self.api.kinds.all(), group) => Err(ApiError::no_such_path()),
                 None => Ok(no_page()),
             },
             Route::Resource(_) => Err(ApiError::no_such_path()),
@@ -86,10 +189,13 @@ impl Rest {
 
     fn groups(&self, exchange: &Exchange, core: bool, known: &str) -> Answer {
         let Some(form) = negotiate::aggregated_discovery(&exchange.accept) else {
-            let value = if core { discovery::core_versions(&self.address) } else { discovery::groups() };
+            let kinds = self.api.kinds.all();
+            let value = if core { discovery::core_versions(&self.address) } else { self.aggregated_groups(discovery::groups(&kinds)) };
             return Answer::value(StatusCode::OK, &value).with(header::VARY, "Accept");
         };
-        let body = Bytes::from(serde_json::to_vec(&discovery::aggregated(core, form)).unwrap_or_default());
+        let document = discovery::aggregated(&self.api.kinds.all(), core, form);
+        let document = if core { document } else { self.aggregated_document(document) };
+        let body = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
         let etag = format!("\"{}\"", openapi::hash(&body));
         let content_type = match form {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -112,7 +218,7 @@ impl Rest {
             }
             "/openapi/v2" => self.openapi_v2(exchange, known)?,
             "/openapi/v3" => {
-                let body = Bytes::from(serde_json::to_vec(&self.openapi.v3_index()).unwrap_or_default());
+                let body = Bytes::from(serde_json::to_vec(&self.openapi.v3_index(&self.api.kinds)).unwrap_or_default());
                 let etag = format!("\"{}\"", openapi::hash(&body));
                 cached(Answer::json(StatusCode::OK, body), &etag, known)
             }
@@ -139,18 +245,19 @@ impl Rest {
 
     fn openapi_v2(&self, exchange: &Exchange, known: &str) -> ApiResult<Answer> {
         let answer = if negotiate::openapi_protobuf(&exchange.accept)? {
-            let mut answer = Answer::json(StatusCode::OK, self.openapi.v2_protobuf().clone());
+            let mut answer = Answer::json(StatusCode::OK, self.openapi.v2_protobuf(&self.api.kinds.custom()));
             answer.content_type = openapi::gnostic::MEDIA_TYPE;
             answer
         } else {
-            Answer::json(StatusCode::OK, self.openapi.v2().clone())
+            Answer::json(StatusCode::OK, self.openapi.v2(&self.api.kinds.custom()))
         };
         let etag = format!("\"{}\"", openapi::hash(&answer.body));
         Ok(cached(answer, &etag, known).with(header::VARY, "Accept"))
     }
 
     fn openapi_v3(&self, exchange: &Exchange, name: &str, known: &str) -> Answer {
-        let Some((hash, body)) = self.openapi.v3().get(name) else { return no_page() };
+        let documents = self.openapi.v3(&self.api.kinds);
+        let Some((hash, body)) = documents.get(name) else { return no_page() };
         let asked = exchange.query.get("hash");
         if !asked.is_empty() && asked != hash {
             let target = format!("/openapi/v3/{name}?hash={hash}");

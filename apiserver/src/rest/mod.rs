@@ -11,6 +11,7 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::aggregation::Aggregation;
 use crate::authn::{Caller, implied_groups};
 use crate::authz::rbac::Attributes;
 use crate::metrics::Metrics;
@@ -41,6 +43,8 @@ pub struct Rest {
     pub metrics: Arc<Metrics>,
     /// Documents that do not change: OpenAPI.
     pub openapi: misc::OpenApi,
+    /// What servers in the cluster serve of the API.
+    pub aggregation: Arc<Aggregation>,
     /// Address under which clients reach this server, for `/api`.
     pub address: String,
 }
@@ -209,7 +213,10 @@ impl Rest {
     async fn dispatch(&self, exchange: &Exchange, request: Request<Body>) -> ApiResult<Response<Body>> {
         let gzip = header_text(request.headers(), header::ACCEPT_ENCODING).contains("gzip");
         match route::route(&exchange.path) {
-            Route::Resource(path) => self.resource(exchange, &path, request, gzip).await,
+            Route::Resource(path) => match self.remote(&path.group, &path.version) {
+                Some(remote) => self.delegate(exchange, &path, &remote, request).await,
+                None => self.resource(exchange, &path, request, gzip).await,
+            },
             route => {
                 let attributes = Attributes {
                     verb: exchange.method.as_str().to_ascii_lowercase(),
@@ -217,6 +224,11 @@ impl Rest {
                     ..Attributes::default()
                 };
                 self.api.authorizer.check(&exchange.call.caller, &attributes)?;
+                if let Route::Version(group, version) = &route
+                    && let Some(remote) = self.remote(group, version)
+                {
+                    return Ok(self.pass_on(exchange, &remote, request).await);
+                }
                 if exchange.method != Method::GET && exchange.method != Method::HEAD {
                     return Ok(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed").into_response(false));
                 }

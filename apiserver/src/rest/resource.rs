@@ -1,7 +1,7 @@
 //! Requests about objects: from path, query and body to the pipeline, and from its result to an answer.
 
 use axum::body::Body as HttpBody;
-use balsa_api::kind::{Kind, Part};
+use balsa_api::kind::{Kind, KindRef, Part};
 use balsa_api::meta::GroupVersionResource;
 use balsa_api::status::{ApiError, ApiResult};
 use balsa_api::table::IncludeObject;
@@ -21,7 +21,7 @@ use crate::pipeline::list::ListQuery;
 use crate::pipeline::patch::{Format, Patch};
 use crate::pipeline::read::Version;
 use crate::pipeline::subresources::{eviction, review, scale};
-use crate::pipeline::{Found, Target};
+use crate::pipeline::{Api, Call, Found, Target};
 use crate::streaming::{StreamKind, StreamTarget};
 use crate::value;
 use crate::watch_cache::selection::Selection;
@@ -73,8 +73,8 @@ fn stream_kind(subresource: &str) -> Option<StreamKind> {
 }
 
 /// The kind behind a path, and that the path fits its scope.
-pub fn kind_of(path: &ResourcePath) -> ApiResult<&'static dyn Kind> {
-    let kind = balsa_api::kinds::find(&path.group, &path.version, &path.resource).ok_or_else(ApiError::no_such_path)?;
+pub async fn kind_of(api: &Api, path: &ResourcePath) -> ApiResult<KindRef> {
+    let kind = api.kind(&path.group, &path.version, &path.resource).await?;
     let in_namespace = !path.namespace.is_empty() && path.resource != "namespaces";
     if in_namespace && !kind.namespaced() || (kind.namespaced() && !in_namespace && !path.name.is_empty()) {
         return Err(ApiError::no_such_path());
@@ -82,7 +82,14 @@ pub fn kind_of(path: &ResourcePath) -> ApiResult<&'static dyn Kind> {
     Ok(kind)
 }
 
-fn target<'a>(kind: &'static dyn Kind, path: &'a ResourcePath) -> Target<'a> {
+/// Every request for a deprecated version of a custom resource is warned.
+fn warn_deprecated(call: &Call, kind: &dyn Kind) {
+    if let Some(warning) = kind.custom().and_then(|custom| custom.deprecation()) {
+        call.warn(warning);
+    }
+}
+
+fn target<'a>(kind: &'a dyn Kind, path: &'a ResourcePath) -> Target<'a> {
     Target { kind, namespace: if kind.namespaced() { &path.namespace } else { "" }, name: &path.name }
 }
 
@@ -107,8 +114,11 @@ fn list_query(kind: &dyn Kind, path: &ResourcePath, query: &Query) -> ApiResult<
     })
 }
 
-fn patch_format(exchange: &Exchange) -> ApiResult<Format> {
+fn patch_format(exchange: &Exchange, kind: &dyn Kind) -> ApiResult<Format> {
     match decode::media(&exchange.content_type) {
+        "application/strategic-merge-patch+json" if kind.custom().is_some() => Err(ApiError::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+        )),
         "application/json-patch+json" => Ok(Format::Json),
         "application/merge-patch+json" => Ok(Format::Merge),
         "application/strategic-merge-patch+json" => Ok(Format::Strategic),
@@ -122,10 +132,10 @@ fn patch_format(exchange: &Exchange) -> ApiResult<Format> {
 }
 
 impl Rest {
-    fn shown(&self, exchange: &Exchange, kind: &'static dyn Kind, tables: bool) -> ApiResult<Shown> {
+    fn shown(&self, exchange: &Exchange, kind: &KindRef, tables: bool) -> ApiResult<Shown> {
         let include = IncludeObject::parse(exchange.query.get("includeObject"))
             .ok_or_else(|| ApiError::bad_request("includeObject must be one of None, Metadata, Object"))?;
-        Ok(Shown { kind, view: view(&exchange.accept, tables)?, include, now: exchange.call.now })
+        Ok(Shown { kind: kind.clone(), view: view(&exchange.accept, tables)?, include, now: exchange.call.now })
     }
 
     /// Answers anything about objects that is no watch and no stream.
@@ -136,32 +146,34 @@ impl Rest {
         verb: &str,
         body: HttpBody,
     ) -> ApiResult<Answer> {
-        let kind = kind_of(path)?;
+        let found = kind_of(&self.api, path).await?;
+        let kind = &*found;
+        warn_deprecated(&exchange.call, kind);
         if !path.subresource.is_empty() {
-            return self.subresource(exchange, path, kind, verb, body).await;
+            return self.subresource(exchange, path, &found, verb, body).await;
         }
         if !kind.verbs().contains(&verb) {
             return Err(ApiError::method_not_allowed(&kind.gvr()));
         }
         let target = target(kind, path);
         let (api, call) = (&self.api, &exchange.call);
-        let one = |found: Found, status: StatusCode| -> ApiResult<Answer> {
-            Ok(Answer::json(status, self.shown(exchange, kind, true)?.one(found.value)))
+        let one = |state: Found, status: StatusCode| -> ApiResult<Answer> {
+            Ok(Answer::json(status, self.shown(exchange, &found, true)?.one(state.value)))
         };
         match verb {
             "get" => {
-                let shown = self.shown(exchange, kind, true)?;
-                let found = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
-                Ok(Answer::json(StatusCode::OK, shown.one(found.value)))
+                let shown = self.shown(exchange, &found, true)?;
+                let state = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
+                Ok(Answer::json(StatusCode::OK, shown.one(state.value)))
             }
             "list" => {
-                let shown = self.shown(exchange, kind, true)?;
+                let shown = self.shown(exchange, &found, true)?;
                 let listed = api.list(kind, &list_query(kind, path, &exchange.query)?).await?;
                 Ok(Answer::json(StatusCode::OK, shown.list(&listed)))
             }
             "create" => {
                 let is_stored = kind.verbs().contains(&"get");
-                self.shown(exchange, kind, is_stored)?;
+                self.shown(exchange, &found, is_stored)?;
                 let bytes = decode::read(body).await?;
                 let decoded = decode::body(&exchange.content_type, &bytes)?;
                 if !is_stored {
@@ -175,13 +187,13 @@ impl Rest {
             "update" => {
                 let bytes = decode::read(body).await?;
                 let decoded = decode::body(&exchange.content_type, &bytes)?;
-                let (found, created) = api.replace(call, target, Part::Main, decoded).await?;
-                one(found, if created { StatusCode::CREATED } else { StatusCode::OK })
+                let (state, created) = api.replace(call, target, Part::Main, decoded).await?;
+                one(state, if created { StatusCode::CREATED } else { StatusCode::OK })
             }
             "patch" => {
-                let patch = Patch { format: patch_format(exchange)?, bytes: decode::read(body).await? };
-                let (found, created) = api.patch(call, target, Part::Main, &patch).await?;
-                one(found, if created { StatusCode::CREATED } else { StatusCode::OK })
+                let patch = Patch { format: patch_format(exchange, kind)?, bytes: decode::read(body).await? };
+                let (state, created) = api.patch(call, target, Part::Main, &patch).await?;
+                one(state, if created { StatusCode::CREATED } else { StatusCode::OK })
             }
             "delete" => {
                 let options = self.delete_options(exchange, body).await?;
@@ -196,13 +208,13 @@ impl Rest {
             _ => {
                 let options = self.delete_options(exchange, body).await?;
                 let listed = api.delete_collection(call, kind, &list_query(kind, path, &exchange.query)?, &options).await?;
-                Ok(Answer::json(StatusCode::OK, self.shown(exchange, kind, true)?.list(&listed)))
+                Ok(Answer::json(StatusCode::OK, self.shown(exchange, &found, true)?.list(&listed)))
             }
         }
     }
 
     /// Kinds that only answer: reviews, and bindings posted to the collection.
-    async fn unstored(&self, exchange: &Exchange, path: &ResourcePath, kind: &'static dyn Kind, body: Body) -> ApiResult<Answer> {
+    async fn unstored(&self, exchange: &Exchange, path: &ResourcePath, kind: &dyn Kind, body: Body) -> ApiResult<Answer> {
         let object = body::check(&exchange.call, kind, body)?;
         if review::is_review(kind) {
             let answered = self.api.review(&exchange.call, kind, &path.namespace, object).await?;
@@ -243,10 +255,11 @@ impl Rest {
         &self,
         exchange: &Exchange,
         path: &ResourcePath,
-        kind: &'static dyn Kind,
+        found: &KindRef,
         verb: &str,
         body: HttpBody,
     ) -> ApiResult<Answer> {
+        let kind = &**found;
         let known = kind.subresources().iter().find(|sub| sub.name == path.subresource);
         let Some(subresource) = known else { return Err(ApiError::no_such_path()) };
         if !subresource.verbs.contains(&verb) {
@@ -258,15 +271,15 @@ impl Rest {
         let content_type = exchange.content_type.as_str();
         match (path.subresource.as_str(), verb) {
             ("scale", "get") => {
-                let found = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
-                Ok(Answer::value(StatusCode::OK, &scale::view(&found.value)))
+                let state = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
+                Ok(Answer::value(StatusCode::OK, &scale::view(kind, &state.value)))
             }
             ("scale", "update") => {
                 let decoded = decode::body(content_type, &decode::read(body).await?)?;
                 Ok(plain(api.replace_scale(call, target, &decoded.value).await?))
             }
             ("scale", "patch") => {
-                let patch = Patch { format: patch_format(exchange)?, bytes: decode::read(body).await? };
+                let patch = Patch { format: patch_format(exchange, kind)?, bytes: decode::read(body).await? };
                 Ok(plain(api.patch_scale(call, target, &patch).await?))
             }
             ("binding" | "eviction" | "token", "create") => {
@@ -283,20 +296,20 @@ impl Rest {
                 Ok(Answer::value(StatusCode::CREATED, &done()))
             }
             (name, "get") => {
-                let shown = self.shown(exchange, kind, true)?;
+                let shown = self.shown(exchange, found, true)?;
                 let _ = name;
-                let found = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
-                Ok(Answer::json(StatusCode::OK, shown.one(found.value)))
+                let state = api.get(target, Version::parse(exchange.query.get("resourceVersion"))?).await?;
+                Ok(Answer::json(StatusCode::OK, shown.one(state.value)))
             }
             (name, "update" | "patch") => {
                 let part = if name == "status" { Part::Status } else { Part::Other(name) };
                 let bytes = decode::read(body).await?;
-                let (found, _) = if verb == "update" {
+                let (state, _) = if verb == "update" {
                     api.replace(call, target, part, decode::body(content_type, &bytes)?).await?
                 } else {
-                    api.patch(call, target, part, &Patch { format: patch_format(exchange)?, bytes }).await?
+                    api.patch(call, target, part, &Patch { format: patch_format(exchange, kind)?, bytes }).await?
                 };
-                Ok(Answer::json(StatusCode::OK, self.shown(exchange, kind, true)?.one(found.value)))
+                Ok(Answer::json(StatusCode::OK, self.shown(exchange, found, true)?.one(state.value)))
             }
             _ => Err(ApiError::method_not_allowed(&kind.gvr())),
         }
@@ -316,15 +329,17 @@ impl Rest {
 
     /// Begins a watch.
     pub(super) async fn start_watch(&self, exchange: &Exchange, path: &ResourcePath) -> ApiResult<Response<HttpBody>> {
-        let kind = kind_of(path)?;
+        let found = kind_of(&self.api, path).await?;
+        let kind = &*found;
+        warn_deprecated(&exchange.call, kind);
         if !kind.verbs().contains(&"watch") {
             return Err(ApiError::method_not_allowed(&kind.gvr()));
         }
         let query = &exchange.query;
         let namespace = if kind.namespaced() { path.namespace.as_str() } else { "" };
         let selection = Selection::parse(kind, namespace, query.get("labelSelector"), query.get("fieldSelector"))?;
-        let shown = self.shown(exchange, kind, true)?;
-        let (watcher, first) = self.api.watch(kind, selection, &WatchQuery::parse(query)).await?;
+        let shown = self.shown(exchange, &found, true)?;
+        let (watcher, first) = self.api.watch(&found, selection, &WatchQuery::parse(query)).await?;
         Ok(watch::response(watcher, first, shown))
     }
 
@@ -336,7 +351,8 @@ impl Rest {
         attributes: &Attributes,
         request: Request<HttpBody>,
     ) -> ApiResult<Response<HttpBody>> {
-        let kind = kind_of(path)?;
+        let found = kind_of(&self.api, path).await?;
+        let kind = &*found;
         let Some(stream) = stream_kind(&path.subresource) else { return Err(ApiError::no_such_path()) };
         // A WebSocket begins with GET, but it is no mere reading.
         if stream != StreamKind::Log && attributes.verb == "get" {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use balsa_api::kind::Kind;
+use balsa_api::kind::KindRef;
 use balsa_api::table::{self, IncludeObject};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use k8s_openapi::jiff::Timestamp;
@@ -13,10 +13,10 @@ use crate::pipeline::list::Listed;
 use crate::watch_cache::object::Object;
 
 /// A way of showing.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Shown {
     /// The kind.
-    pub kind: &'static dyn Kind,
+    pub kind: KindRef,
     /// As what.
     pub view: View,
     /// In rows.
@@ -33,7 +33,7 @@ impl Shown {
         let shown = match self.view {
             View::Plain => object,
             View::Metadata => table::partial(&object, META),
-            View::Table => table::of_one(self.kind, &object, self.include, true, self.now),
+            View::Table => table::of_one(&*self.kind, &object, self.include, true, self.now),
         };
         serde_json::to_vec(&shown).unwrap_or_default().into()
     }
@@ -58,7 +58,7 @@ impl Shown {
             }
             View::Table => {
                 let items: Vec<Value> = listed.items.iter().map(|object| object.value()).collect();
-                let table = table::table(self.kind, &items, metadata, self.include, true, self.now);
+                let table = table::table(&*self.kind, &items, metadata, self.include, true, self.now);
                 serde_json::to_vec(&table).unwrap_or_default().into()
             }
         }
@@ -70,7 +70,7 @@ impl Shown {
             View::Plain => object.json.clone(),
             View::Metadata => serde_json::to_vec(&table::partial(&object.value(), META)).unwrap_or_default().into(),
             View::Table => {
-                let table = table::of_one(self.kind, &object.value(), self.include, first, self.now);
+                let table = table::of_one(&*self.kind, &object.value(), self.include, first, self.now);
                 serde_json::to_vec(&table).unwrap_or_default().into()
             }
         }
@@ -89,7 +89,7 @@ impl Shown {
             View::Table => {
                 let object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
                 let row = json!({"cells": [], "object": table::partial(&object, META)});
-                let mut shown = table::table(self.kind, [], json!({"resourceVersion": revision.to_string()}), self.include, first, self.now);
+                let mut shown = table::table(&*self.kind, [], json!({"resourceVersion": revision.to_string()}), self.include, first, self.now);
                 shown["rows"] = json!([row]);
                 shown
             }

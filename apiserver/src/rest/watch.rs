@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use balsa_api::field::FieldError;
-use balsa_api::kind::Kind;
+use balsa_api::kind::KindRef;
 use balsa_api::meta::GroupVersionKind;
 use balsa_api::status::{ApiError, ApiResult};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -85,7 +85,7 @@ impl Api {
     /// Begins a watch: what it is told first, and what tells it the rest.
     pub async fn watch(
         &self,
-        kind: &'static dyn Kind,
+        kind: &KindRef,
         selection: Selection,
         query: &WatchQuery,
     ) -> ApiResult<(Watcher, Vec<Notice>)> {
@@ -103,7 +103,8 @@ impl Api {
             0 => default_timeout(),
             seconds => Duration::from_secs(seconds),
         };
-        Ok(Watcher::start(self.cache(kind)?.clone(), selection, start, query.bookmarks, timeout))
+        let source = (self.cache(&**kind)?, self.lens(kind));
+        Watcher::start(source, selection, start, query.bookmarks, timeout).await
     }
 }
 
@@ -136,6 +137,10 @@ impl Stream {
                 Notice::TooOld { at, oldest } => {
                     self.over = true;
                     ("ERROR", Bytes::from(too_old(at, oldest).to_json()))
+                }
+                Notice::Failed(error) => {
+                    self.over = true;
+                    ("ERROR", Bytes::from(error.to_json()))
                 }
                 Notice::End => {
                     self.over = true;

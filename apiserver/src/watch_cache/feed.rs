@@ -9,7 +9,7 @@ use balsa_process::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use super::object::Object;
-use super::{Caches, Objects, resource_name};
+use super::{Caches, Objects, ResourceCache, resource_name};
 use crate::storage::{Change, Entry, ROOT, Store, StoreError, Told, prefix_end, split_key};
 
 /// Objects per read while loading.
@@ -51,10 +51,13 @@ async fn load(caches: &Caches, store: &dyn Store) -> Result<u64, StoreError> {
         for entry in &page.entries {
             let Some((resource, place)) = split_key(&entry.key) else { continue };
             for cache in caches.fed_by(resource) {
-                match Object::from_entry(cache.kind, entry) {
+                match cached(&cache, entry) {
                     Ok(object) => {
-                        let names = cache.kind.names();
-                        let objects = loaded.entry(resource_name(names.group, names.plural)).or_default();
+                        let name = match cache.kind.map(crate::storage::faces::cached_as) {
+                            Some((group, plural)) => resource_name(group, plural),
+                            None => resource.to_owned(),
+                        };
+                        let objects = loaded.entry(name).or_default();
                         objects.insert(place.to_owned(), Arc::new(object));
                     }
                     Err(error) => tracing::error!(key = entry.key, %error, "skipping an object of the store"),
@@ -66,9 +69,7 @@ async fn load(caches: &Caches, store: &dyn Store) -> Result<u64, StoreError> {
             _ => break,
         }
     }
-    for (name, cache) in &caches.resources {
-        cache.replace(loaded.remove(name).unwrap_or_default(), revision);
-    }
+    caches.replace(loaded, revision);
     caches.advance(revision);
     Ok(revision)
 }
@@ -113,16 +114,23 @@ async fn follow(caches: &Caches, store: &dyn Store, mut revision: u64) {
     }
 }
 
+fn cached(cache: &ResourceCache, entry: &Entry) -> Result<Object, StoreError> {
+    match cache.kind {
+        Some(kind) => Object::from_entry(kind, entry),
+        None => Object::as_stored(entry),
+    }
+}
+
 fn apply(caches: &Caches, change: Change) {
     let Some((resource, place)) = split_key(&change.key) else { return };
     let place = place.to_owned();
     let caches = caches.fed_by(resource);
     let Some(value) = change.value else {
-        return caches.for_each(|cache| cache.apply(place.clone(), None, change.revision));
+        return caches.iter().for_each(|cache| cache.apply(place.clone(), None, change.revision));
     };
     let entry = Entry { key: change.key.clone(), value, revision: change.revision };
     for cache in caches {
-        match Object::from_entry(cache.kind, &entry) {
+        match cached(&cache, &entry) {
             Ok(object) => cache.apply(place.clone(), Some(object), change.revision),
             Err(error) => tracing::error!(key = entry.key, %error, "skipping an object of the store"),
         }

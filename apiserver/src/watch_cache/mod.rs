@@ -30,8 +30,8 @@ pub type Objects = OrdMap<String, Arc<Object>>;
 
 /// One resource's present state and recent events.
 pub struct ResourceCache {
-    /// The kind whose objects these are.
-    pub kind: &'static dyn Kind,
+    /// The kind whose objects these are; `None`: a custom resource's, as they are stored.
+    pub kind: Option<&'static dyn Kind>,
     state: RwLock<State>,
     /// The revision of the newest event; wakes the watchers.
     changed: watch::Sender<u64>,
@@ -59,13 +59,13 @@ pub struct Snapshot {
 }
 
 impl ResourceCache {
-    fn new(kind: &'static dyn Kind, progress: watch::Receiver<u64>) -> Self {
+    fn new(kind: Option<&'static dyn Kind>, progress: watch::Receiver<u64>, since: u64) -> Self {
         Self {
             kind,
             state: RwLock::new(State {
                 objects: Objects::new(),
-                window: Window::new(WINDOW, 0),
-                revision: 0,
+                window: Window::new(WINDOW, since),
+                revision: since,
                 generation: 0,
             }),
             changed: watch::channel(0).0,
@@ -102,6 +102,11 @@ impl ResourceCache {
             return Err(TooOld { oldest: state.revision });
         }
         state.window.after(revision, max)
+    }
+
+    /// Tells of changes: the revision of the newest one.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Changes whenever the resource does.
@@ -161,10 +166,20 @@ pub fn select_namespace<'a>(
 pub struct Caches {
     /// By `plural` or `plural.group`.
     resources: BTreeMap<String, Arc<ResourceCache>>,
+    /// Those of custom resources, which come and go.
+    custom: RwLock<Custom>,
     /// The revision up to which all resources are complete; 0: not loaded yet.
     progress: watch::Sender<u64>,
     /// Wakes the feeder to ask the store how far it is.
     pub(crate) hurry: tokio::sync::Notify,
+}
+
+/// Caches of custom resources. They are made when first asked for or when their first object is heard of.
+#[derive(Default)]
+struct Custom {
+    by_name: BTreeMap<String, Arc<ResourceCache>>,
+    /// Up to here nothing is known of what a cache made now has missed: the load, or the last cache that was dropped.
+    since: u64,
 }
 
 /// A resource's name within the key space.
@@ -179,12 +194,12 @@ impl Caches {
         let resources = kinds
             .iter()
             .map(|kind| {
-                let names = kind.names();
-                let cache = ResourceCache::new(*kind, receiver.clone());
-                (resource_name(names.group, names.plural), Arc::new(cache))
+                let (group, plural) = crate::storage::faces::cached_as(*kind);
+                let cache = ResourceCache::new(Some(*kind), receiver.clone(), 0);
+                (resource_name(group, plural), Arc::new(cache))
             })
             .collect();
-        Arc::new(Self { resources, progress, hurry: tokio::sync::Notify::new() })
+        Arc::new(Self { resources, custom: RwLock::default(), progress, hurry: tokio::sync::Notify::new() })
     }
 
     /// A resource's cache.
@@ -192,11 +207,58 @@ impl Caches {
         self.resources.get(&resource_name(group, plural))
     }
 
+    /// The cache of a custom resource.
+    pub fn custom(&self, group: &str, plural: &str) -> Arc<ResourceCache> {
+        self.custom_named(&resource_name(group, plural))
+    }
+
+    fn custom_named(&self, name: &str) -> Arc<ResourceCache> {
+        if let Some(cache) = self.custom.read().by_name.get(name) {
+            return cache.clone();
+        }
+        let mut custom = self.custom.write();
+        let since = custom.since;
+        let fresh = || Arc::new(ResourceCache::new(None, self.progress.subscribe(), since));
+        custom.by_name.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    /// Drops the caches of custom resources that are no more and of which nothing is left.
+    pub fn drop_custom(&self, is_served: impl Fn(&str) -> bool) {
+        let mut custom = self.custom.write();
+        let before = custom.by_name.len();
+        custom.by_name.retain(|name, cache| is_served(name) || !cache.state.read().objects.is_empty());
+        if custom.by_name.len() < before {
+            custom.since = custom.since.max(self.progress());
+        }
+    }
+
     /// The caches that show what the store keeps under a resource name.
-    fn fed_by<'a>(&'a self, resource: &'a str) -> impl Iterator<Item = &'a Arc<ResourceCache>> {
-        let faces = crate::storage::faces::shown_as(resource).iter().copied();
-        let itself = std::iter::once(resource).filter(move |name| crate::storage::faces::shown_as(name).is_empty());
-        faces.chain(itself).filter_map(|name| self.resources.get(name))
+    fn fed_by(&self, resource: &str) -> Vec<Arc<ResourceCache>> {
+        let faces = crate::storage::faces::shown_as(resource);
+        if !faces.is_empty() {
+            return faces.iter().filter_map(|name| self.resources.get(*name)).cloned().collect();
+        }
+        match self.resources.get(resource) {
+            Some(cache) => vec![cache.clone()],
+            // Custom resources always have a group.
+            None if resource.contains('.') => vec![self.custom_named(resource)],
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes over a whole load.
+    fn replace(&self, mut loaded: BTreeMap<String, Objects>, revision: u64) {
+        for (name, cache) in &self.resources {
+            cache.replace(loaded.remove(name).unwrap_or_default(), revision);
+        }
+        self.custom.write().since = revision;
+        let known: Vec<String> = self.custom.read().by_name.keys().cloned().collect();
+        for name in known {
+            self.custom_named(&name).replace(loaded.remove(&name).unwrap_or_default(), revision);
+        }
+        for (name, objects) in loaded {
+            self.custom_named(&name).replace(objects, revision);
+        }
     }
 
     /// The revision up to which everything is known.

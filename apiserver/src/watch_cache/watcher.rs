@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::status::{ApiError, ApiResult};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -10,6 +11,7 @@ use super::object::Object;
 use super::selection::Selection;
 use super::window::{Event, TooOld};
 use super::{ResourceCache, select_namespace};
+use crate::apiextensions::present::Lens;
 
 /// Events handed out at once.
 const BATCH: usize = 256;
@@ -52,6 +54,8 @@ pub enum Notice {
         /// The oldest one possible.
         oldest: u64,
     },
+    /// What happened cannot be shown: no conversion to the version asked for. The watch is over.
+    Failed(ApiError),
     /// The watch's time is over.
     End,
 }
@@ -72,6 +76,10 @@ pub fn notice(event: &Event, selection: &Selection) -> Option<Notice> {
 /// A running watch.
 pub struct Watcher {
     cache: Arc<ResourceCache>,
+    /// How a custom resource's objects are shown.
+    lens: Option<Lens>,
+    /// Wakes when definitions change.
+    definitions: Option<watch::Receiver<u64>>,
     selection: Selection,
     changed: watch::Receiver<u64>,
     progress: watch::Receiver<u64>,
@@ -85,17 +93,20 @@ pub struct Watcher {
 
 impl Watcher {
     /// Begins a watch; the first notices come with it.
-    pub fn start(
-        cache: Arc<ResourceCache>,
+    pub async fn start(
+        (cache, lens): (Arc<ResourceCache>, Option<Lens>),
         selection: Selection,
         start: Start,
         bookmarks: bool,
         timeout: Duration,
-    ) -> (Self, Vec<Notice>) {
+    ) -> ApiResult<(Self, Vec<Notice>)> {
         let changed = cache.changed.subscribe();
         let progress = cache.progress.clone();
         let now = Instant::now();
+        let definitions = lens.as_ref().and_then(|lens| lens.kinds.definitions()).map(|cache| cache.subscribe());
         let mut watcher = Self {
+            lens,
+            definitions,
             changed,
             progress,
             position: 0,
@@ -117,22 +128,47 @@ impl Watcher {
                 let snapshot = watcher.cache.snapshot();
                 watcher.position = snapshot.revision;
                 watcher.generation = snapshot.generation;
-                first = select_namespace(&snapshot.objects, &watcher.selection.namespace)
-                    .filter(|(_, object)| watcher.selection.matches(object))
-                    .map(|(_, object)| Notice::Added(object.clone()))
-                    .collect();
+                let present = select_namespace(&snapshot.objects, &watcher.selection.namespace).map(|(_, object)| object);
+                first = match &watcher.lens {
+                    None => {
+                        let chosen = present.filter(|object| watcher.selection.matches(object));
+                        chosen.map(|object| Notice::Added(object.clone())).collect()
+                    }
+                    Some(lens) => {
+                        let stored: Vec<Arc<Object>> = present.cloned().collect();
+                        let shown = lens.show(&stored).await?;
+                        shown.into_iter().filter(|object| watcher.selection.matches(object)).map(Notice::Added).collect()
+                    }
+                };
                 if start == Start::Initial {
                     first.push(Notice::Bookmark { revision: snapshot.revision, initial_events_end: true });
                 }
             }
         }
-        (watcher, first)
+        Ok((watcher, first))
+    }
+
+    /// Events of a custom resource as the version shows them.
+    async fn shown(lens: &Lens, events: Vec<Arc<Event>>) -> ApiResult<Vec<Arc<Event>>> {
+        let stored: Vec<Arc<Object>> =
+            events.iter().flat_map(|event| std::iter::once(event.object.clone()).chain(event.previous.clone())).collect();
+        let mut shown = lens.show(&stored).await?.into_iter();
+        let mut out = Vec::with_capacity(events.len());
+        for event in events {
+            let object = shown.next().unwrap_or_else(|| event.object.clone());
+            let previous = event.previous.as_ref().and_then(|_| shown.next());
+            out.push(Arc::new(Event { revision: event.revision, object, previous, deleted: event.deleted }));
+        }
+        Ok(out)
     }
 
     /// Waits for the next notices. After `TooOld` or `End` the watch is over.
     pub async fn next(&mut self) -> Vec<Notice> {
         loop {
             self.changed.borrow_and_update();
+            if let Some(definitions) = &mut self.definitions {
+                definitions.borrow_and_update();
+            }
             // Before the events are read: whatever the progress covers is then in the window.
             let progress = *self.progress.borrow();
             let events = match self.cache.events_after(self.position, self.generation, BATCH) {
@@ -140,12 +176,23 @@ impl Watcher {
                 Err(TooOld { oldest }) => return vec![Notice::TooOld { at: self.position, oldest }],
             };
             if let Some(last) = events.last() {
-                self.position = last.revision;
+                let position = last.revision;
+                let events = match &self.lens {
+                    None => events,
+                    Some(lens) => match Self::shown(lens, events).await {
+                        Ok(events) => events,
+                        Err(error) => return vec![Notice::Failed(error)],
+                    },
+                };
+                self.position = position;
                 let notices: Vec<Notice> = events.iter().filter_map(|event| notice(event, &self.selection)).collect();
                 if !notices.is_empty() {
                     return notices;
                 }
                 continue;
+            }
+            if self.lens.as_ref().is_some_and(Lens::is_stale) {
+                return vec![Notice::End];
             }
             let now = Instant::now();
             let leaving = now + BOOKMARK_BEFORE_END >= self.end && !self.said_goodbye;
@@ -166,10 +213,17 @@ impl Watcher {
             } else {
                 self.end
             };
+            let definitions = async {
+                match &mut self.definitions {
+                    Some(definitions) => definitions.changed().await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = self.changed.changed() => if changed.is_err() {
                     return vec![Notice::End];
                 },
+                _ = definitions => {}
                 () = tokio::time::sleep_until(goodbye.min(self.end)) => {}
             }
         }

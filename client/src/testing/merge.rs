@@ -32,7 +32,7 @@ fn merge_key(list: &str) -> Option<&'static str> {
     }
 }
 
-/// Strategic merge with `$patch: delete`; `finalizers` are united.
+/// Strategic merge with `$patch: delete` and `$deleteFromPrimitiveList`; `finalizers` are united.
 pub(super) fn strategic(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -43,6 +43,12 @@ pub(super) fn strategic(target: &mut Value, patch: &Value) {
     }
     let Value::Object(target) = target else { return };
     for (name, value) in patch {
+        if let (Some(list), Value::Array(gone)) = (name.strip_prefix("$deleteFromPrimitiveList/"), value) {
+            if let Some(Value::Array(list)) = target.get_mut(list) {
+                list.retain(|element| !gone.contains(element));
+            }
+            continue;
+        }
         if name.starts_with('$') {
             continue;
         }

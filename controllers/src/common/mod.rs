@@ -1,5 +1,6 @@
 //! What the planners share: plain data and pure rules about pods, owners, selectors and conditions.
 
+pub mod endpoints;
 pub mod hash;
 pub mod in_flight;
 pub mod owners;

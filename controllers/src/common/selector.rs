@@ -33,6 +33,21 @@ pub fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
         })
 }
 
+/// As a list request spells it: `app=web,tier notin (db,cache),!old`.
+pub fn text(selector: &LabelSelector) -> String {
+    let equal = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let others = selector.match_expressions.iter().flatten().map(|one| {
+        let (key, values) = (&one.key, one.values.as_deref().unwrap_or_default().join(","));
+        match one.operator.as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.clone(),
+        }
+    });
+    equal.chain(others).collect::<Vec<_>>().join(",")
+}
+
 /// A selector of exact labels.
 pub fn exactly(labels: &Labels) -> LabelSelector {
     LabelSelector { match_labels: Some(labels.clone()), match_expressions: None }

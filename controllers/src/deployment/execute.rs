@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_client::{Cause, DeleteOptions, Error, Patch, revision_of};
+use balsa_client::{Cause, DeleteOptions, Error, Patch};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::plan::{self, Action, CreateFailure};
 use super::{observe, revision, scale};
 use crate::common::{Key, Note, owners, selector};
 use crate::runtime::context::cause;
-use crate::runtime::{Context, Flights, Reconciler, Workers};
+use crate::runtime::{Context, Flights, Reconciler, Workers, Written};
 
 const WORKERS: usize = 8;
 
@@ -23,38 +23,8 @@ pub struct Deployments {
     context: Context,
     flights: Flights,
     failures: Mutex<BTreeMap<String, CreateFailure>>,
+    /// Until the cache shows our writes to ReplicaSets, no sum of their sizes is to be trusted.
     written: Written,
-}
-
-/// Revision of our last write to each ReplicaSet, by UID: until the cache shows it, no sum of sizes is to be trusted.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<BTreeMap<String, u64>>>);
-
-impl Written {
-    fn note(&self, set: &ReplicaSet) {
-        self.0.lock().insert(set.metadata.uid.clone().unwrap_or_default(), revision_of(&set.metadata));
-    }
-
-    fn forget(&self, set: &ReplicaSet) {
-        self.0.lock().remove(set.metadata.uid.as_deref().unwrap_or_default());
-    }
-
-    /// Whether the cache is behind one of our writes.
-    fn is_ahead_of(&self, sets: &[Arc<ReplicaSet>]) -> bool {
-        let mut written = self.0.lock();
-        let mut behind = false;
-        for set in sets {
-            let uid = set.metadata.uid.as_deref().unwrap_or_default();
-            match written.get(uid) {
-                Some(revision) if *revision > revision_of(&set.metadata) => behind = true,
-                Some(_) => {
-                    written.remove(uid);
-                }
-                None => {}
-            }
-        }
-        behind
-    }
 }
 
 impl Deployments {
@@ -89,7 +59,7 @@ impl Deployments {
                 flights.seen(&set.metadata, change.new.is_none());
             }
             if let (Some(old), None) = (&change.old, &change.new) {
-                written.forget(old);
+                written.forget(&old.metadata);
             }
             let mut keys = Vec::new();
             for set in change.old.iter().chain(&change.new) {
@@ -132,7 +102,7 @@ impl Deployments {
             Action::Create { set } => self.create(deployment, &set, why).await?,
             Action::Update { set, from } => {
                 let updated = client.update(&*set, why).await?;
-                self.written.note(&updated);
+                self.written.note(&updated.metadata);
                 let to = scale::size(&set);
                 if to != from {
                     let name = set.metadata.name.as_deref().unwrap_or_default();
@@ -230,7 +200,7 @@ impl Reconciler for Deployments {
         let now = self.context.now();
         let failure = self.failures.lock().get(&uid).cloned();
         let observed = observe::observe(&self.context, &self.flights, &deployment, failure, now).await?;
-        if self.written.is_ahead_of(&observed.sets) {
+        if self.written.is_ahead_of(observed.sets.iter().map(|set| &set.metadata)) {
             return Ok(Some(Duration::from_secs(1)));
         }
         let mut plan = plan::plan(&deployment, &observed, now);

@@ -1,15 +1,18 @@
 //! Feeds the graph from one informer per kind, and carries out what `plan` decides about the objects to look at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_client::informer::{Informer, Scope};
+use balsa_api::meta::GroupVersionResource;
+use balsa_client::informer::{Change, Informer, Scope};
 use balsa_client::{Cause, DeleteOptions, Error, Patch};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::graph::{Graph, Look, Vertex};
-use super::observe::{self, Metadata};
+use super::custom;
+use super::observe::{self, Metadata, Source};
 use super::plan::{self, Action};
 use crate::runtime::{Context, Reconciler, Workers};
 
@@ -22,6 +25,21 @@ impl std::fmt::Display for Look {
             Self::Orphan(uid) => write!(f, "orphan {uid}"),
         }
     }
+}
+
+/// Takes a change into the graph: what deserves a look after it.
+pub(super) fn looks(graph: &mut Graph, resource: &GroupVersionResource, change: &Change<Metadata>) -> BTreeSet<Look> {
+    let mut looks = BTreeSet::new();
+    let uid = |meta: &Metadata| meta.0.uid.clone().unwrap_or_default();
+    if let Some(old) = &change.old
+        && change.new.as_ref().is_none_or(|new| uid(new) != uid(old))
+    {
+        looks.extend(graph.remove(&uid(old)));
+    }
+    if let Some(new) = &change.new {
+        looks.extend(graph.upsert(Vertex::new(resource, &new.0)));
+    }
+    looks
 }
 
 /// The garbage collector.
@@ -41,22 +59,11 @@ impl GarbageCollector {
             let informer: Informer<Metadata> =
                 Informer::start_as(context.client.clone(), resource.clone(), Scope::all(), stop.clone());
             let graph = graph.clone();
-            workers.feed(&informer, move |change| {
-                let mut graph = graph.lock();
-                let mut looks = std::collections::BTreeSet::new();
-                let uid = |meta: &Metadata| meta.0.uid.clone().unwrap_or_default();
-                if let Some(old) = &change.old
-                    && change.new.as_ref().is_none_or(|new| uid(new) != uid(old))
-                {
-                    looks.extend(graph.remove(&uid(old)));
-                }
-                if let Some(new) = &change.new {
-                    looks.extend(graph.upsert(Vertex::new(&resource, &new.0)));
-                }
-                looks.into_iter().collect()
-            });
+            workers.feed(&informer, move |change| looks(&mut graph.lock(), &resource, change).into_iter().collect());
             informers.push(informer);
         }
+        let following = custom::follow(context.clone(), graph.clone(), workers.queue.clone(), stop.clone());
+        let _following = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(following));
         // Not all have to be complete: what the graph does not know is looked up live before anything is deleted.
         let controller = Arc::new(Self { context: context.clone(), graph, queue: workers.queue.clone() });
         workers.run(controller, WORKERS, &context.metrics, &stop).await;
@@ -90,7 +97,9 @@ impl GarbageCollector {
 
     async fn collect(&self, uid: &str) -> Result<(), Error> {
         let Some(vertex) = self.graph.lock().get(uid).cloned() else { return Ok(()) };
-        let Some(observed) = observe::observe(&self.context.client, &self.graph, &vertex).await? else { return Ok(()) };
+        let definitions = self.context.definitions.cache();
+        let source = Source { client: &self.context.client, graph: &self.graph, definitions: &definitions };
+        let Some(observed) = observe::observe(&source, &vertex).await? else { return Ok(()) };
         let plan = plan::collect(&observed);
         let why = Cause::new(format!("{}: {}", Self::NAME, plan.cause())).seen(&observed.meta);
         for action in plan.actions {

@@ -85,6 +85,11 @@ impl Graph {
         self.vertices.get(uid)
     }
 
+    /// The UIDs of everything that is known of a resource.
+    pub fn of_resource(&self, resource: &GroupVersionResource) -> Vec<String> {
+        self.vertices.values().filter(|vertex| vertex.resource == *resource).map(|vertex| vertex.uid.clone()).collect()
+    }
+
     /// Who names this object as owner.
     pub fn dependents<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Vertex> + use<'a> {
         let uids = self.dependents.get(uid);

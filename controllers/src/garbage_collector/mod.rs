@@ -9,9 +9,12 @@
 //! - orphan (finalizer `orphan`): the references are taken off the dependents, then the owner goes;
 //! - a circle of objects that wait for each other is broken by unblocking the one that was asked last.
 //!
+//! Custom resources come and go: `custom.rs` follows those that definitions make.
+//!
 //! Limits: an owner of a kind that this API does not serve is neither present nor absent: its dependents stay. Events
 //! are never collected (they end by their own time to live).
 
+mod custom;
 pub mod execute;
 pub mod graph;
 pub mod observe;

@@ -1,6 +1,7 @@
 //! Metadata of every object of every kind, and live looks at one object and its owners.
 
 use balsa_api::meta::{GroupVersionResource, split_api_version};
+use balsa_client::informer::Cache;
 use balsa_client::{Client, Decode, Error};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
@@ -8,10 +9,22 @@ use serde::Deserialize;
 
 use super::graph::{Graph, Vertex};
 use super::plan::{Observed, OwnerState};
+use crate::runtime::definitions::Definition;
 
 /// An object of which only the metadata is kept.
 #[derive(Debug, Clone)]
 pub struct Metadata(pub ObjectMeta);
+
+/// Where decisions are informed from.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The way to the apiserver.
+    pub client: &'a Client,
+    /// Who names whom as owner.
+    pub graph: &'a Mutex<Graph>,
+    /// Which custom resources there are.
+    pub definitions: &'a Cache<Definition>,
+}
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -40,6 +53,8 @@ pub fn resources() -> Vec<GroupVersionResource> {
         .iter()
         .filter(|kind| ["list", "watch", "delete"].iter().all(|verb| can(kind.verbs(), verb)))
         .filter(|kind| kind.names().plural != "events")
+        // The same objects as those of v2.
+        .filter(|kind| (kind.names().group, kind.names().version) != ("autoscaling", "v1"))
         .map(|kind| kind.gvr())
         .collect()
 }
@@ -59,7 +74,8 @@ pub async fn live(client: &Client, vertex: &Vertex) -> Result<Option<ObjectMeta>
 }
 
 /// What an owner is doing. The graph is believed where it knows the owner: its end would be heard of.
-async fn owner_state(client: &Client, graph: &Mutex<Graph>, namespace: &str, owner: &OwnerReference) -> Result<OwnerState, Error> {
+async fn owner_state(source: &Source<'_>, namespace: &str, owner: &OwnerReference) -> Result<OwnerState, Error> {
+    let Source { client, graph, definitions } = *source;
     if let Some(vertex) = graph.lock().get(&owner.uid) {
         let unreachable = !vertex.namespace.is_empty() && vertex.namespace != namespace;
         return Ok(match vertex {
@@ -71,12 +87,19 @@ async fn owner_state(client: &Client, graph: &Mutex<Graph>, namespace: &str, own
         });
     }
     let (group, version) = split_api_version(&owner.api_version);
-    let Some(kind) = balsa_api::kinds::find_kind(group, version, &owner.kind) else { return Ok(OwnerState::Unresolvable) };
-    if kind.namespaced() && namespace.is_empty() {
+    let built_in = balsa_api::kinds::find_kind(group, version, &owner.kind).map(|kind| (kind.gvr(), kind.namespaced()));
+    let custom = || {
+        let all = definitions.list();
+        let mut served = all.iter().filter_map(|definition| definition.served.as_ref());
+        let found = served.find(|served| served.is(group, version, &owner.kind))?;
+        Some((found.resource.clone(), found.namespaced))
+    };
+    let Some((resource, namespaced)) = built_in.or_else(custom) else { return Ok(OwnerState::Unresolvable) };
+    if namespaced && namespace.is_empty() {
         return Ok(OwnerState::Unresolvable);
     }
-    let owner_namespace = if kind.namespaced() { namespace } else { "" };
-    match client.get_raw(&kind.gvr(), owner_namespace, &owner.name).await {
+    let owner_namespace = if namespaced { namespace } else { "" };
+    match client.get_raw(&resource, owner_namespace, &owner.name).await {
         Err(error) if error.is_not_found() => Ok(OwnerState::Absent),
         Err(error) => Err(error),
         Ok(value) => {
@@ -84,18 +107,19 @@ async fn owner_state(client: &Client, graph: &Mutex<Graph>, namespace: &str, own
             if meta.uid.as_deref() != Some(owner.uid.as_str()) {
                 return Ok(OwnerState::Absent);
             }
-            let waits = Vertex::new(&kind.gvr(), &meta).waits_for_dependents();
+            let waits = Vertex::new(&resource, &meta).waits_for_dependents();
             Ok(if waits { OwnerState::Waiting } else { OwnerState::Present })
         }
     }
 }
 
 /// Everything that a decision about one object needs; `None` where it is gone.
-pub async fn observe(client: &Client, graph: &Mutex<Graph>, vertex: &Vertex) -> Result<Option<Observed>, Error> {
+pub async fn observe(source: &Source<'_>, vertex: &Vertex) -> Result<Option<Observed>, Error> {
+    let Source { client, graph, .. } = *source;
     let Some(meta) = live(client, vertex).await? else { return Ok(None) };
     let mut owners = Vec::new();
     for reference in meta.owner_references.iter().flatten() {
-        owners.push((reference.clone(), owner_state(client, graph, &vertex.namespace, reference).await?));
+        owners.push((reference.clone(), owner_state(source, &vertex.namespace, reference).await?));
     }
     let dependents = graph.lock().dependents(&vertex.uid).cloned().collect();
     Ok(Some(Observed { resource: vertex.resource.clone(), meta, owners, dependents }))

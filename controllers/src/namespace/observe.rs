@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::plan::{Observed, Remaining};
+use crate::runtime::definitions;
 
 const PAGE: u64 = 500;
 
@@ -19,6 +20,8 @@ pub fn resources() -> Vec<GroupVersionResource> {
         .filter(|kind| kind.namespaced() && can(kind.verbs(), "list") && can(kind.verbs(), "delete"))
         // The same objects as the core group's.
         .filter(|kind| !(kind.names().plural == "events" && !kind.names().group.is_empty()))
+        // The same objects as those of v2.
+        .filter(|kind| (kind.names().group, kind.names().version) != ("autoscaling", "v1"))
         .map(|kind| kind.gvr())
         .collect()
 }
@@ -46,12 +49,20 @@ async fn list(client: &Client, resource: &GroupVersionResource, namespace: &str)
     }
 }
 
-/// Lists everything.
+/// Lists everything, of custom resources too.
 pub async fn observe(client: &Client, namespace: &str) -> Observed {
     let mut observed = Observed::default();
-    for resource in resources() {
+    let mut all = resources();
+    let built_in = all.len();
+    match definitions::read(client).await {
+        Ok(custom) => all.extend(custom.into_iter().filter(|one| one.namespaced).map(|one| one.resource)),
+        Err(error) => observed.failures.push(format!("cannot list custom resources: {error}")),
+    }
+    for (index, resource) in all.into_iter().enumerate() {
         match list(client, &resource, namespace).await {
             Ok(left) if left.is_empty() => {}
+            // Its definition has gone in between, and its objects with it.
+            Err(error) if index >= built_in && error.is_not_found() => {}
             Ok(left) => observed.content.push((resource, left)),
             Err(error) => observed.failures.push(format!("cannot list {resource}: {error}")),
         }

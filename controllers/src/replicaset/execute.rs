@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::informer::Informer;
-use balsa_client::{Cause, DeleteOptions, Error, Object, Patch};
+use balsa_client::{Cause, Error, Object, Patch};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::{Metadata as _, Resource as _};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::ReplicationController;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::observe;
 use super::plan::{self, Action, Desired, Failure};
-use crate::common::{Key, Note, owners, pods, selector};
+use crate::common::{Key, selector};
 use crate::runtime::context::cause;
+use crate::runtime::pod_control::owners_of;
 use crate::runtime::slow_start::slow_start;
-use crate::runtime::{Context, Flights, Reconciler, Workers};
+use crate::runtime::{Context, PodControl, Reconciler, Workers};
 
 /// Keys that are worked on at a time.
 const WORKERS: usize = 8;
@@ -75,7 +76,7 @@ impl Flavour for ReplicationControllers {
 /// The controller of one flavour.
 pub struct Controller<F> {
     context: Context,
-    flights: Flights,
+    control: PodControl,
     /// Why the last round of writes failed, by UID of the set.
     failures: Mutex<BTreeMap<String, Failure>>,
     flavour: std::marker::PhantomData<F>,
@@ -91,112 +92,47 @@ impl<F: Flavour> Controller<F> {
         }
         let controller = Arc::new(Self {
             context: context.clone(),
-            flights: Flights::default(),
+            control: PodControl::new(&context),
             failures: Mutex::default(),
             flavour: std::marker::PhantomData,
         });
         let mut workers = Workers::default();
-        let flights = controller.flights.clone();
+        let flights = controller.control.flights.clone();
         workers.feed(&informer, move |change| {
             if let (Some(old), None) = (&change.old, &change.new) {
                 flights.forget(old.metadata().uid.as_deref().unwrap_or_default());
             }
             change.object().map(|set| Key::of(set.metadata())).into_iter().collect()
         });
-        let (flights, sets) = (controller.flights.clone(), informer.cache());
+        let (flights, sets) = (controller.control.flights.clone(), informer.cache());
         workers.feed(&context.pods, move |change| {
-            let mut keys = Vec::new();
-            for (pod, gone) in [(&change.old, change.new.is_none()), (&change.new, false)] {
-                let Some(pod) = pod else { continue };
-                if gone || change.new.as_ref().is_some_and(|new| Arc::ptr_eq(new, pod)) {
-                    flights.seen(&pod.metadata, gone);
-                }
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                match owners::controller_of(&pod.metadata) {
-                    Some(reference) if reference.kind == F::Set::KIND => keys.push(Key::new(namespace, &reference.name)),
-                    Some(_) => {}
-                    None => {
-                        let matching = sets.by_namespace(namespace).into_iter().filter(|set| {
-                            selector::matches(&F::desired(set).selector, pod.metadata.labels.as_ref())
-                        });
-                        keys.extend(matching.map(|set| Key::of(set.metadata())));
-                    }
-                }
-            }
-            keys
+            owners_of(change, F::Set::KIND, &flights, |namespace, pod| {
+                let matching = sets.by_namespace(namespace).into_iter().filter(|set| {
+                    selector::matches(&F::desired(set).selector, pod.metadata.labels.as_ref())
+                });
+                matching.map(|set| Key::of(set.metadata())).collect()
+            })
         });
         workers.run(controller, WORKERS, &context.metrics, &stop).await;
     }
 
     async fn act(&self, set: &F::Set, desired: &Desired, action: Action, why: &Cause) -> Result<(), (&'static str, Error)> {
-        let client = &self.context.client;
-        let owner = &desired.owner;
         match action {
             Action::Adopt { pod, patch } => {
-                // The cache may not know yet that we are being deleted, or that another took our name.
-                let live: F::Set = client.get(&owner.namespace, &owner.name).await.map_err(|error| ("Adopt", error))?;
-                let meta = live.metadata();
-                if meta.uid.as_deref() != Some(owner.uid.as_str()) || meta.deletion_timestamp.is_some() {
-                    return Ok(());
-                }
-                self.patch(&owner.namespace, &pod, patch, why).await.map_err(|error| ("Adopt", error))
+                self.control.adopt(set, &pod, patch, why).await.map_err(|error| ("Adopt", error))
             }
             Action::Release { pod, patch } => {
-                self.patch(&owner.namespace, &pod, patch, why).await.map_err(|error| ("Release", error))
+                let patched = self.control.patch(&desired.owner.namespace, &pod, Patch::Merge(patch), why).await;
+                patched.map_err(|error| ("Release", error))
             }
-            Action::Create { pod, count } => self.create(set, desired, &pod, count, why).await,
+            Action::Create { pod, count } => {
+                let (_, failure) = slow_start(count, || self.control.create(set, &pod, why)).await;
+                // The namespace controller removes us in a moment.
+                let failure = failure.filter(|error| !error.is_namespace_terminating());
+                failure.map_or(Ok(()), |error| Err(("FailedCreate", error)))
+            }
             Action::Delete { pod, uid } => {
-                let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
-                match client.delete::<Pod>(&owner.namespace, &pod, options, why).await {
-                    Ok(_) => {
-                        self.flights.deleted(&owner.uid, &uid, self.context.now());
-                        self.context.note(set, &Note::normal("SuccessfulDelete", format!("Deleted pod: {pod}")));
-                        Ok(())
-                    }
-                    Err(error) if error.is_not_found() => {
-                        self.flights.deleted(&owner.uid, &uid, self.context.now());
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.context.note(set, &Note::warning("FailedDelete", format!("Error deleting: {error}")));
-                        Err(("FailedDelete", error))
-                    }
-                }
-            }
-        }
-    }
-
-    async fn patch(&self, namespace: &str, pod: &str, patch: serde_json::Value, why: &Cause) -> Result<(), Error> {
-        match self.context.client.patch::<Pod>(namespace, pod, "", Patch::Merge(patch), why).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn create(
-        &self,
-        set: &F::Set,
-        desired: &Desired,
-        pod: &Pod,
-        count: usize,
-        why: &Cause,
-    ) -> Result<(), (&'static str, Error)> {
-        let owner = &desired.owner;
-        let (_, failure) = slow_start(count, || async {
-            let created = self.context.client.create(&owner.namespace, pod, why).await?;
-            self.flights.created(&owner.uid, &created.metadata, self.context.now());
-            self.context.note(set, &Note::normal("SuccessfulCreate", format!("Created pod: {}", pods::name(&created))));
-            Ok::<_, Error>(())
-        })
-        .await;
-        match failure {
-            None => Ok(()),
-            // The namespace controller removes us in a moment.
-            Some(error) if error.is_namespace_terminating() => Ok(()),
-            Some(error) => {
-                self.context.note(set, &Note::warning("FailedCreate", format!("Error creating: {error}")));
-                Err(("FailedCreate", error))
+                self.control.delete(set, &pod, &uid, why).await.map_err(|error| ("FailedDelete", error))
             }
         }
     }
@@ -221,7 +157,7 @@ impl<F: Flavour> Reconciler for Controller<F> {
         let failure = self.failures.lock().get(&uid).cloned();
         let now = self.context.now();
         let observed =
-            observe::observe(&self.context, &self.flights, &desired, set.metadata(), failure.clone(), now).await?;
+            observe::observe(&self.control, &desired, set.metadata(), failure.clone(), now).await?;
         let mut plan = plan::plan(&desired, &observed, now);
         let why = cause(F::NAME, &plan.cause(), set.metadata());
         let mut failed = None;

@@ -15,7 +15,7 @@ use super::plan::{Desired, Failure, Observed};
 use crate::common::owners::{self, Owner};
 use crate::common::{pods, selector};
 use crate::runtime::context::{controlled_by, uncontrolled_in};
-use crate::runtime::{Context, Flights};
+use crate::runtime::{Context, PodControl};
 
 fn owner<K: Object>(object: &K) -> Owner {
     let meta = object.metadata();
@@ -115,24 +115,15 @@ fn related_per_node(context: &Context, meta: &ObjectMeta) -> BTreeMap<String, us
 
 /// Looks at the caches, and live at creations that stay unconfirmed.
 pub async fn observe(
-    context: &Context,
-    flights: &Flights,
+    control: &PodControl,
     desired: &Desired,
     meta: &ObjectMeta,
     failure: Option<Failure>,
     now: Timestamp,
 ) -> Result<Observed, balsa_client::Error> {
     let owner = &desired.owner;
-    for (uid, name) in flights.doubtful(&owner.uid, now) {
-        let still_ours = match context.client.get::<Pod>(&owner.namespace, &name).await {
-            Ok(pod) => pods::uid(&pod) == uid && owners::is_controlled_by(&pod.metadata, &owner.uid),
-            Err(error) if error.is_not_found() => false,
-            Err(error) => return Err(error),
-        };
-        if !still_ours {
-            flights.confirm(&owner.uid, &uid, true);
-        }
-    }
+    let (context, flights) = (&control.context, &control.flights);
+    control.look_at_doubtful(&owner.namespace, &owner.uid, now).await?;
     let (created, deletes_in_flight) = flights.of(&owner.uid, now);
     let cache = context.pods.cache();
     let mut own: Vec<Arc<Pod>> = cache.by_index(&controlled_by(&owner.uid));

@@ -4,12 +4,18 @@ use balsa_client::events::{EventRecorder, EventType};
 use balsa_client::informer::{Informer, Scope};
 use balsa_client::{Cause, Client, Object, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, ObjectReference, Pod, ReplicationController, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, ObjectReference, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{Note, owners, pods};
+use super::definitions::{self, Definition};
 use crate::metrics::Metrics;
 
 /// Name of the index of pods by node, see [`Context::pods`].
@@ -55,6 +61,8 @@ pub struct Context {
     pub replication_controllers: Informer<ReplicationController>,
     /// All Deployments.
     pub deployments: Informer<Deployment>,
+    /// All Jobs.
+    pub jobs: Informer<Job>,
     /// All namespaces.
     pub namespaces: Informer<Namespace>,
     /// ServiceAccounts named `default`.
@@ -63,6 +71,18 @@ pub struct Context {
     pub root_cas: Informer<ConfigMap>,
     /// Leases of nodes.
     pub node_leases: Informer<Lease>,
+    /// Which custom resources there are.
+    pub definitions: Informer<Definition>,
+    /// All Services.
+    pub services: Informer<Service>,
+    /// All Endpoints.
+    pub endpoints: Informer<Endpoints>,
+    /// All EndpointSlices.
+    pub endpoint_slices: Informer<EndpointSlice>,
+    /// All ResourceQuotas.
+    pub resource_quotas: Informer<ResourceQuota>,
+    /// All PodDisruptionBudgets.
+    pub disruption_budgets: Informer<PodDisruptionBudget>,
 }
 
 impl Context {
@@ -79,10 +99,17 @@ impl Context {
             replica_sets: Informer::start(client.clone(), Scope::all(), stop.clone()),
             replication_controllers: Informer::start(client.clone(), Scope::all(), stop.clone()),
             deployments: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            jobs: Informer::start(client.clone(), Scope::all(), stop.clone()),
             namespaces: Informer::start(client.clone(), Scope::all(), stop.clone()),
             default_accounts: Informer::start(client.clone(), named(crate::service_account::plan::SERVICE_ACCOUNT), stop.clone()),
             root_cas: Informer::start(client.clone(), named(crate::service_account::plan::ROOT_CA), stop.clone()),
-            node_leases: Informer::start(client.clone(), leases, stop),
+            node_leases: Informer::start(client.clone(), leases, stop.clone()),
+            definitions: Informer::start_as(client.clone(), definitions::resource(), Scope::all(), stop.clone()),
+            services: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            endpoints: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            endpoint_slices: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            resource_quotas: Informer::start(client.clone(), Scope::all(), stop.clone()),
+            disruption_budgets: Informer::start(client.clone(), Scope::all(), stop),
             client,
         }
     }

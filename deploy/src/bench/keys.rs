@@ -7,15 +7,14 @@ use serde_json::json;
 
 use super::members::{self, Members};
 use super::{load, print_line};
-use crate::build::Profile;
 use crate::{http, layout};
 
 /// Puts that share a transaction: under etcd's limit of 128.
 const BATCH: u64 = 100;
 
 /// Measures and prints, Balsa first, then etcd where it is at hand.
-pub fn measure(profile: Profile, keys: u64) -> Result<()> {
-    let systems = members::systems(profile)?;
+pub fn measure(store: &members::Store, keys: u64) -> Result<()> {
+    let systems = members::systems(store)?;
     let folder = layout::repository()?.join("target/bench-keys");
     std::fs::remove_dir_all(&folder).ok();
     let runtime = http::runtime()?;

@@ -28,9 +28,30 @@ impl System {
     }
 }
 
-/// What is measured, with its program: etcd, where it can be had, and our store, built with `profile`.
-pub fn systems(profile: Profile) -> Result<Vec<(System, PathBuf)>> {
-    let store = build::binaries(&["balsa-store"], profile, false)?.remove(0);
+/// Which build of our store is measured.
+pub struct Store {
+    /// How it is built.
+    pub profile: Profile,
+    /// It is here already.
+    pub program: Option<PathBuf>,
+}
+
+impl Store {
+    /// What figures say of it.
+    pub fn name(&self) -> String {
+        match &self.program {
+            Some(_) => "given".to_owned(),
+            None => format!("{:?}", self.profile).to_lowercase(),
+        }
+    }
+}
+
+/// What is measured, with its program: etcd, where it can be had, and our store.
+pub fn systems(store: &Store) -> Result<Vec<(System, PathBuf)>> {
+    let store = match &store.program {
+        Some(program) => program.clone(),
+        None => build::binaries(&["balsa-store"], store.profile, false)?.remove(0),
+    };
     let mut systems = Vec::new();
     match peers::etcd() {
         Ok(program) => systems.push((System::Etcd, program)),

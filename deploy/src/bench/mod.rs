@@ -3,6 +3,7 @@
 //! Machines are noisy, so a peer is measured in the same run, taking turns, and every figure comes with the server's
 //! CPU time per operation. No test asserts any of it.
 
+mod api;
 mod keys;
 mod load;
 mod members;
@@ -12,6 +13,7 @@ mod store;
 mod workloads;
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -23,25 +25,38 @@ use crate::layout::Layout;
 /// Flags of `bench`.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
-    /// store: puts, reads, transactions and watches beside etcd's. pods: create → Running beside `docker run`. memory:
+    /// store: puts, reads, transactions and watches beside etcd's. api: the apiserver
+    /// beside a real kube-apiserver. pods: create → Running beside `docker run`. memory:
     /// every process's. keys: memory and start-up of one member that holds many keys. pods and memory need a running
     /// cluster. Without a word: store, pods and memory.
-    #[arg(value_parser = ["store", "pods", "memory", "keys"])]
+    #[arg(value_parser = ["store", "api", "pods", "memory", "keys"])]
     what: Vec<String>,
     #[command(flatten)]
     layout: Layout,
     /// How to build the store that is measured.
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
+    /// The store to measure, in place of one that is built for it; for `store` and `keys`.
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
     /// Puts for each figure.
     #[arg(long, default_value_t = 20_000)]
     puts: u64,
     /// How often each figure is taken, in turn with the peer's.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Only the workloads of `store` whose names begin so; all without it.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// Keys for `keys`.
     #[arg(long, default_value_t = 10_000_000)]
     keys: u64,
+    /// Pods that `api` creates and lists.
+    #[arg(long, default_value_t = 10_000)]
+    api_pods: u64,
+    /// Watchers of `api`.
+    #[arg(long, default_value_t = 1_000)]
+    watchers: usize,
     /// Pods to create, one after the other.
     #[arg(long, default_value_t = 20)]
     pods: u32,
@@ -51,11 +66,16 @@ pub struct Options {
 pub fn bench(options: &Options) -> Result<()> {
     let wants = |what: &str| options.what.is_empty() || options.what.iter().any(|word| word == what);
     print_line(&machine());
+    let store = || members::Store { profile: options.profile, program: options.program.clone() };
     if wants("store") {
-        store::measure(options.profile, options.puts, options.rounds)?;
+        store::measure(&store(), options.puts, options.rounds, &options.only)?;
     }
     if options.what.iter().any(|word| word == "keys") {
-        keys::measure(options.profile, options.keys)?;
+        keys::measure(&store(), options.keys)?;
+    }
+    if options.what.iter().any(|word| word == "api") {
+        let amounts = api::Amounts { pods: options.api_pods.max(1), watchers: options.watchers, rounds: options.rounds };
+        api::measure(options.profile, amounts)?;
     }
     if wants("pods") {
         pods::measure(&options.layout, options.pods)?;

@@ -11,22 +11,21 @@ use serde_json::{Value, json};
 
 use super::members::{self, Members, System};
 use super::{load, percentile, print_line, workloads};
-use crate::build::Profile;
 use crate::{http, layout, peers};
 
 /// Keys that the range workload reads.
 const RANGE_KEYS: u64 = 10_000;
 
-/// Measures and prints.
-pub fn measure(profile: Profile, puts: u64, rounds: u32) -> Result<()> {
-    let systems = members::systems(profile)?;
+/// Measures and prints; of the workloads those whose names begin with one of `only`, if there is any.
+pub fn measure(store: &members::Store, puts: u64, rounds: u32, only: &[String]) -> Result<()> {
+    let systems = members::systems(store)?;
     let benchmark = peers::benchmark();
     if benchmark.is_none() {
         eprintln!("no etcd `benchmark` program in target/peers or on PATH: puts only, with a client of our own");
     }
     let folder = layout::repository()?.join("target/bench");
     std::fs::remove_dir_all(&folder).ok();
-    let profile_name = format!("{profile:?}").to_lowercase();
+    let profile_name = store.name();
     for round in 0..rounds {
         for (number, (system, program)) in systems.iter().enumerate() {
             let members = Members::start(*system, program, &folder.join(round.to_string()), 3, 21_700 + 10 * number as u16)?;
@@ -36,7 +35,7 @@ pub fn measure(profile: Profile, puts: u64, rounds: u32) -> Result<()> {
             });
             let print = |figures: Value| print_line(&joined(&about, figures));
             match &benchmark {
-                Some(program) => with_benchmark(program, &members, puts, &print)?,
+                Some(program) => with_benchmark(program, &members, puts, only, &print)?,
                 None => with_own_client(&members, puts, &print)?,
             }
         }
@@ -53,13 +52,14 @@ fn joined(about: &Value, figures: Value) -> Value {
     line
 }
 
-fn with_benchmark(program: &Path, members: &Members, puts: u64, print: &dyn Fn(Value)) -> Result<()> {
+fn with_benchmark(program: &Path, members: &Members, puts: u64, only: &[String], print: &dyn Fn(Value)) -> Result<()> {
     let runtime = http::runtime()?;
     let leader = runtime.block_on(load::leader(&members.endpoints))?;
     // What the reads read; it warms both systems up as well.
     let key = |number: u64| if number == RANGE_KEYS { "foo".to_owned() } else { format!("r/{number:05}") };
     runtime.block_on(load::puts(&leader, 100, RANGE_KEYS + 1, key))?;
-    for workload in &workloads::ALL {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.starts_with(word.as_str()));
+    for workload in workloads::ALL.iter().filter(|workload| wanted(workload.name)) {
         print(workload.measure(program, members, puts)?);
     }
     Ok(())

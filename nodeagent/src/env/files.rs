@@ -114,6 +114,20 @@ pub fn resolv_conf(pod: &Pod, dns: &Dns) -> (String, Vec<String>) {
     (text(&resolver), warnings)
 }
 
+/// The node's /etc/resolv.conf as its pods can use it: a resolver on a loopback address means nothing inside a pod. Where
+/// none is left, `instead` passes questions on.
+pub fn for_pods(file: &str, instead: Option<&str>) -> String {
+    let loopback = |line: &str| {
+        let server = line.trim_start().strip_prefix("nameserver").map(str::trim);
+        server.and_then(|server| server.parse::<std::net::IpAddr>().ok()).is_some_and(|ip| ip.is_loopback())
+    };
+    let mut text: String = file.lines().filter(|line| !loopback(line)).map(|line| format!("{line}\n")).collect();
+    if let Some(instead) = instead.filter(|_| parse(&text).nameservers.is_empty()) {
+        text.push_str(&format!("nameserver {instead}\n"));
+    }
+    text
+}
+
 fn parse(file: &str) -> Resolver {
     let mut resolver = Resolver::default();
     for line in file.lines() {
@@ -211,6 +225,15 @@ mod tests {
             of(serde_json::json!({ "containers": [], "dnsPolicy": "None", "dnsConfig": own })),
             "search a.b\nnameserver 8.8.8.8\noptions ndots:2\n"
         );
+    }
+
+    #[test]
+    fn a_resolver_on_loopback_is_nothing_to_a_pod() {
+        let file = "search lan\nnameserver 127.0.0.11\noptions ndots:0\n";
+        assert_eq!(for_pods(file, Some("10.96.0.10")), "search lan\noptions ndots:0\nnameserver 10.96.0.10\n");
+        assert_eq!(for_pods(file, None), "search lan\noptions ndots:0\n");
+        let two = "nameserver 127.0.0.53\nnameserver 1.1.1.1\n";
+        assert_eq!(for_pods(two, Some("10.96.0.10")), "nameserver 1.1.1.1\n");
     }
 
     #[test]

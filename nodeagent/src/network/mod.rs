@@ -13,8 +13,8 @@
 //!
 //! - [`cni`] and [`cni_config`]: running plugins, and what they are told. A directory of configuration lists replaces
 //!   the built-in `bridge` + `host-local`; then the plugins are responsible for routes between nodes too.
-//! - [`nft`]: all rules are one table of our own, replaced as a whole in one transaction. Other tables are never
-//!   touched: the engine's DNS lives in one of them.
+//! - [`nft`]: all rules are in tables of our own, each replaced or updated in one transaction ([`tables`]): hostPorts
+//!   and masquerading, [`service`], [`policy`]. Other tables are never touched: the engine's DNS lives in one of them.
 //! - [`routes`]: routes carry a protocol number of ours; those and no others are removed when a peer goes. The cluster
 //!   range as a whole is a blackhole, so that a packet to a pod that is not there does not leave by the default route.
 //! - [`netns`]: work inside a pod's namespace, and whether a namespace is still the same one.
@@ -36,13 +36,17 @@ pub mod cni;
 pub mod cni_config;
 pub mod netns;
 pub mod nft;
+pub mod policy;
 pub mod records;
 pub mod routes;
+pub mod service;
 pub mod sysctl;
+pub mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -50,7 +54,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::runtime::{HostPort, PodRef, RuntimeError, RuntimeResult};
 use cidr::Cidr;
 use cni::Plugins;
+use policy::LocalPod;
 use records::{Record, Records};
+use tables::Tables;
 
 /// Interface of a pod.
 pub const POD_INTERFACE: &str = "eth0";
@@ -72,6 +78,8 @@ pub struct NetworkConfig {
     pub cluster_cidr: String,
     /// Addresses of services. What is not translated before is refused instead of leaving by the default route.
     pub service_cidr: Option<String>,
+    /// Addresses of the cluster's DNS that the node answers itself: its loopback interface gets them.
+    pub dns: Vec<Ipv4Addr>,
     /// Whether the node's namespace is the host's, whose firewall may drop what is forwarded.
     pub shares_host: bool,
 }
@@ -87,6 +95,7 @@ impl NetworkConfig {
             table: "balsa".to_owned(),
             cluster_cidr: "10.244.0.0/16".to_owned(),
             service_cidr: None,
+            dns: Vec::new(),
             shares_host: false,
         }
     }
@@ -121,7 +130,7 @@ pub struct Network {
     records: Records,
     state: Mutex<State>,
     /// One writer of rules and routes at a time.
-    applying: AsyncMutex<()>,
+    applying: AsyncMutex<Tables>,
     /// One plugin chain per sandbox at a time: a repeated call waits for the first.
     attaching: AsyncMutex<BTreeMap<String, std::sync::Arc<AsyncMutex<()>>>>,
 }
@@ -131,8 +140,10 @@ struct State {
     pod_cidr: Option<Cidr>,
     plugins: Option<Plugins>,
     peers: BTreeMap<String, Peer>,
-    /// The rules as they were last applied.
-    rules: String,
+    /// What Services come to; `None` until they are known: what is there stays.
+    services: Option<Arc<service::plan::Plan>>,
+    /// What policies are made from; `None` until that is known: what is there stays.
+    policies: Option<Arc<policy::Inputs>>,
 }
 
 impl Network {
@@ -187,10 +198,30 @@ impl Network {
 
     /// Puts back what is missing: routes, rules. Cheap when all is well.
     pub async fn check(&self) -> RuntimeResult<()> {
-        let _applying = self.applying.lock().await;
-        self.apply_rules().await?;
+        let mut tables = self.applying.lock().await;
+        self.apply_rules(&mut tables, true).await?;
+        routes::hold(&self.config.dns).await.map_err(RuntimeError::Network)?;
         let wanted = self.wanted_routes()?;
         routes::apply(&wanted).await.map_err(RuntimeError::Network)
+    }
+
+    /// Replaces what Services come to on this node, and carries it out.
+    pub async fn set_services(&self, plan: service::plan::Plan) -> RuntimeResult<()> {
+        self.state.lock().services = Some(Arc::new(plan));
+        let mut tables = self.applying.lock().await;
+        self.apply_rules(&mut tables, false).await
+    }
+
+    /// Replaces what network policies are made from, and carries them out.
+    pub async fn set_policies(&self, inputs: policy::Inputs) -> RuntimeResult<()> {
+        self.state.lock().policies = Some(Arc::new(inputs));
+        let mut tables = self.applying.lock().await;
+        self.apply_rules(&mut tables, false).await
+    }
+
+    /// What the node is called in its tables.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
     }
 
     fn wanted_routes(&self) -> RuntimeResult<Vec<routes::Route>> {
@@ -203,11 +234,13 @@ impl Network {
         })
     }
 
-    /// Writes the table where it differs from what was written last, or is not there.
-    async fn apply_rules(&self) -> RuntimeResult<()> {
-        let (text, unchanged) = {
+    /// Writes the tables that differ from what was written last; with `look` also those that are not there any more.
+    async fn apply_rules(&self, tables: &mut Tables, look: bool) -> RuntimeResult<()> {
+        let (text, services, policies) = {
             let state = self.state.lock();
-            let Some(pod_cidr) = state.pod_cidr else { return Ok(()) };
+            if state.pod_cidr.is_none() {
+                return Ok(());
+            }
             let forwards = match &state.plugins {
                 Some(plugins) if plugins.list.maps_ports() => Vec::new(),
                 _ => nft::forwards(self.records.all().values()),
@@ -217,18 +250,44 @@ impl Network {
                 bridge: &self.config.bridge,
                 cluster_cidr: &self.config.cluster_cidr,
                 service_cidr: self.config.service_cidr.as_deref(),
-                pod_cidr,
                 forwards,
             });
-            let unchanged = text == state.rules;
-            (text, unchanged)
+            (text, state.services.clone(), state.policies.clone())
         };
-        if unchanged && nft::is_there(&self.config.table).await {
-            return Ok(());
-        }
-        nft::apply(&text).await.map_err(RuntimeError::Network)?;
-        self.state.lock().rules = text;
-        Ok(())
+        let cluster: Cidr = self.config.cluster_cidr.parse().map_err(RuntimeError::Network)?;
+        let write = async {
+            tables.replace(&self.config.table, "postrouting", Some(text), look).await?;
+            if let Some(inputs) = policies {
+                let plan = policy::plan::plan(&inputs, &self.local_pods());
+                let table = self.policy_table();
+                let text = (!plan.is_empty()).then(|| policy::text::table(&table, &plan));
+                tables.replace(&table, "forward", text, look).await?;
+            }
+            if let Some(plan) = services {
+                tables.serve(&self.service_table(), &plan, cluster, look).await?;
+            }
+            Ok(())
+        };
+        write.await.map_err(RuntimeError::Network)
+    }
+
+    fn service_table(&self) -> String {
+        format!("{}-services", self.config.table)
+    }
+
+    fn policy_table(&self) -> String {
+        format!("{}-policies", self.config.table)
+    }
+
+    /// The pods that have been given an address, as policies see them.
+    fn local_pods(&self) -> Vec<LocalPod> {
+        let with_address = self.records.all().into_values().filter(|record| !record.ips.is_empty());
+        let local = with_address.map(|record| LocalPod {
+            namespace: record.pod.namespace,
+            name: record.pod.name,
+            ips: record.ips.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect(),
+        });
+        local.collect()
     }
 
     /// Gives a sandbox its interface and addresses. A second call for the same sandbox returns the same ones.
@@ -277,9 +336,9 @@ impl Network {
         };
         record.ips.clone_from(&ips);
         self.records.put(record).map_err(RuntimeError::Network)?;
-        let _applying = self.applying.lock().await;
+        let mut tables = self.applying.lock().await;
         sysctl::let_localhost_through(&self.config.bridge);
-        self.apply_rules().await?;
+        self.apply_rules(&mut tables, false).await?;
         Ok(ips)
     }
 
@@ -296,10 +355,8 @@ impl Network {
         plugins.del(&cni::Request::new(&record, pid)).await.map_err(RuntimeError::Network)?;
         self.records.remove(id).map_err(RuntimeError::Network)?;
         self.attaching.lock().await.remove(id);
-        if !record.host_ports.is_empty() {
-            let _applying = self.applying.lock().await;
-            self.apply_rules().await?;
-        }
+        let mut tables = self.applying.lock().await;
+        self.apply_rules(&mut tables, false).await?;
         Ok(())
     }
 
@@ -332,11 +389,15 @@ impl Network {
 
     /// Takes rules, routes and the bridge away. For clusters on the host's own network; a holder takes all along.
     pub async fn stop(&self) -> RuntimeResult<()> {
-        let _applying = self.applying.lock().await;
-        nft::delete(&self.config.table).await.map_err(RuntimeError::Network)?;
+        let mut tables = self.applying.lock().await;
+        for table in [&self.config.table, &self.service_table(), &self.policy_table()] {
+            nft::delete(table).await.map_err(RuntimeError::Network)?;
+        }
+        tables.forget();
         let own: Vec<Cidr> = self.wanted_routes()?.into_iter().map(|route| route.destination).collect();
         routes::remove(&own).await.map_err(RuntimeError::Network)?;
         if self.config.shares_host {
+            routes::release(&self.config.dns).await.map_err(RuntimeError::Network)?;
             sysctl::forget_bridge(&self.config.bridge).await;
             routes::remove_link(&self.config.bridge).await.map_err(RuntimeError::Network)?;
         }

@@ -1,6 +1,6 @@
 //! The node's packet rules, as text for `nft -f`. Building the text is pure; applying it replaces the table as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::cidr::Cidr;
 use super::records::Record;
 
 /// `nft` that takes longer is killed.
@@ -41,8 +40,6 @@ pub struct Rules<'a> {
     pub cluster_cidr: &'a str,
     /// Addresses of all services.
     pub service_cidr: Option<&'a str>,
-    /// Addresses of this node's pods.
-    pub pod_cidr: Cidr,
     /// hostPorts.
     pub forwards: Vec<Forward>,
 }
@@ -80,13 +77,17 @@ pub fn forwards<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Forward> {
 
 /// The whole table, replacing what is there in one transaction.
 pub fn table(rules: &Rules<'_>) -> String {
-    let Rules { table, bridge, cluster_cidr, pod_cidr, .. } = rules;
+    let Rules { table, bridge, cluster_cidr, .. } = rules;
     let any = elements(&rules.forwards, None);
     let one = elements(&rules.forwards, Some(()));
     let refuse = rules.service_cidr.map_or_else(String::new, |services| {
-        // What no service rule has translated would leave by the default route.
-        format!("ip daddr {services} reject with icmp type port-unreachable")
+        // What no service rule has translated or refused before would leave by the default route.
+        format!("ip daddr {services} fib daddr type != local reject with icmp type port-unreachable")
     });
+    let hairpins: BTreeSet<Ipv4Addr> = rules.forwards.iter().map(|forward| forward.pod_ip).collect();
+    let hairpins: Vec<String> = hairpins.into_iter().map(|ip| format!("{ip} . {ip}")).collect();
+    let hairpins =
+        if hairpins.is_empty() { String::new() } else { format!("elements = {{ {} }}", hairpins.join(", ")) };
     format!(
         "table ip {table} {{}}
 delete table ip {table}
@@ -98,6 +99,10 @@ table ip {table} {{
   map hostports_of_address {{
     type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
     {one}
+  }}
+  set hairpins {{
+    type ipv4_addr . ipv4_addr
+    {hairpins}
   }}
   chain hostports {{
     dnat ip to ip daddr . meta l4proto . th dport map @hostports_of_address
@@ -115,14 +120,14 @@ table ip {table} {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {cluster_cidr} ip daddr != {cluster_cidr} oifname != \"{bridge}\" masquerade
     ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade
-    ip saddr {pod_cidr} oifname \"{bridge}\" ct status dnat masquerade
+    ct status dnat ip saddr . ip daddr @hairpins masquerade
   }}
   chain forward {{
-    type filter hook forward priority filter; policy accept;
+    type filter hook forward priority 20; policy accept;
     {refuse}
   }}
   chain local_out {{
-    type filter hook output priority filter; policy accept;
+    type filter hook output priority 20; policy accept;
     {refuse}
   }}
 }}
@@ -149,12 +154,17 @@ fn elements(forwards: &[Forward], of_address: Option<()>) -> String {
 
 /// Carries the text out: all of it or nothing.
 pub async fn apply(text: &str) -> Result<(), String> {
-    run(&["-f", "-"], text).await
+    run(&["-f", "-"], text).await.map(drop)
 }
 
-/// Whether our table is there.
-pub async fn is_there(table: &str) -> bool {
-    run(&["list", "chain", "ip", table, "postrouting"], "").await.is_ok()
+/// Whether our table is there, by one of its chains.
+pub async fn is_there(table: &str, chain: &str) -> bool {
+    run(&["list", "chain", "ip", table, chain], "").await.is_ok()
+}
+
+/// What a table has, without the elements of its sets, as JSON.
+pub async fn list(table: &str) -> Result<String, String> {
+    run(&["-j", "-t", "list", "table", "ip", table], "").await
 }
 
 /// Removes our table; one that is not there is removed.
@@ -162,12 +172,12 @@ pub async fn delete(table: &str) -> Result<(), String> {
     apply(&format!("table ip {table} {{}}\ndelete table ip {table}\n")).await
 }
 
-async fn run(arguments: &[&str], input: &str) -> Result<(), String> {
+async fn run(arguments: &[&str], input: &str) -> Result<String, String> {
     let run = async {
         let mut child = Command::new("nft")
             .args(arguments)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
@@ -181,9 +191,10 @@ async fn run(arguments: &[&str], input: &str) -> Result<(), String> {
         .map_err(|_| format!("nft did not end in {DEADLINE:?}"))?
         .map_err(|error| format!("nft could not be run: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(format!("nft failed: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    let problem: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(2000).collect();
+    Err(format!("nft failed: {problem}"))
 }
 
 #[cfg(test)]
@@ -201,9 +212,7 @@ mod tests {
     }
 
     fn text(forwards: Vec<Forward>, service_cidr: Option<&str>) -> String {
-        let pod_cidr = "10.244.1.0/24".parse().expect("a range");
-        let rules =
-            Rules { table: "t", bridge: "cni0", cluster_cidr: "10.244.0.0/16", service_cidr, pod_cidr, forwards };
+        let rules = Rules { table: "t", bridge: "cni0", cluster_cidr: "10.244.0.0/16", service_cidr, forwards };
         table(&rules)
     }
 
@@ -218,6 +227,7 @@ mod tests {
         let text = text(all, None);
         assert!(text.contains("elements = { tcp . 81 : 10.244.1.2 . 81, tcp . 8080 : 10.244.1.2 . 80 }"), "{text}");
         assert!(text.contains("elements = { 127.0.0.1 . udp . 53 : 10.244.1.2 . 5353 }"), "{text}");
+        assert!(text.contains("elements = { 10.244.1.2 . 10.244.1.2 }"), "only what a pod sends to itself: {text}");
     }
 
     #[test]
@@ -225,7 +235,7 @@ mod tests {
         let text = text(vec![], Some("10.96.0.0/16"));
         assert!(text.starts_with("table ip t {}\ndelete table ip t\ntable ip t {"), "{text}");
         assert!(!text.contains("flush") && !text.contains("elements"), "{text}");
-        assert_eq!(text.matches("ip daddr 10.96.0.0/16 reject").count(), 2);
+        assert_eq!(text.matches("ip daddr 10.96.0.0/16 fib daddr type != local reject").count(), 2);
         assert!(text.contains("ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 oifname != \"cni0\" masquerade"));
     }
 }

@@ -96,6 +96,34 @@ pub async fn remove_link(name: &str) -> Result<(), String> {
     handle.link().del(index).execute().await.map_err(|error| format!("removing {name}: {error}"))
 }
 
+/// Gives the loopback interface these addresses, where it has them not.
+pub async fn hold(ips: &[Ipv4Addr]) -> Result<(), String> {
+    if ips.is_empty() {
+        return Ok(());
+    }
+    let handle = connect()?;
+    let own = own_addresses(&handle).await?;
+    let loopback = link_index(&handle, "lo").await.ok_or("no loopback interface")?;
+    for ip in ips.iter().filter(|ip| !own.contains(ip)) {
+        let added = handle.address().add(loopback, IpAddr::V4(*ip), 32).replace().execute().await;
+        added.map_err(|error| format!("address {ip}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Takes them away again.
+pub async fn release(ips: &[Ipv4Addr]) -> Result<(), String> {
+    let handle = connect()?;
+    let mut messages = Box::pin(handle.address().get().execute());
+    while let Some(message) = messages.try_next().await.map_err(|error| format!("listing addresses: {error}"))? {
+        let ours = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Local(IpAddr::V4(ip)) if ips.contains(ip));
+        if message.header.prefix_len == 32 && message.attributes.iter().any(ours) {
+            handle.address().del(message).execute().await.map_err(|error| format!("removing an address: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
 async fn link_index(handle: &Handle, name: &str) -> Option<u32> {
     let mut links = Box::pin(handle.link().get().match_name(name.to_owned()).execute());
     links.try_next().await.ok().flatten().map(|link| link.header.index)

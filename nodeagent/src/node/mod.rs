@@ -5,3 +5,4 @@ pub mod agent;
 pub mod facts;
 pub mod holder;
 pub mod status;
+pub mod traffic;

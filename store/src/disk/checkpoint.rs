@@ -7,9 +7,13 @@ use super::engine::WriteBatch;
 use super::engine::checkpoint::Checkpoint;
 
 use super::{engine, files, keys};
-use super::state::{CLEANED, KEYS, META, REVISIONS, State, unlogged};
+use super::state::{
+    APPLIED, CLEANED, KEYS, LEDGER, MEMBERSHIP, META, POSITION, REVISIONS, State, encode_position, unlogged,
+};
 use super::view::family;
 use crate::error::Fault;
+use crate::ledger::Ledger;
+use crate::mvcc::Position;
 
 /// Versions that one write of the clean-up removes.
 const CLEAN_BATCH: usize = 1_000;
@@ -37,6 +41,21 @@ impl Drop for SnapshotDir {
         {
             tracing::warn!(%error, dir = %self.0.display(), "cannot remove a snapshot");
         }
+    }
+}
+
+impl State {
+    /// Makes a state somebody else's beginning: where it stands, the entry (encoded) that is said to have made it, the
+    /// membership (encoded), and what was agreed on besides. Not flushed.
+    pub fn refound(&self, position: Position, applied: &[u8], membership: &[u8], ledger: &Ledger) -> Result<(), Fault> {
+        let opened = self.current();
+        let meta = family(opened.db(), META)?;
+        let mut write = WriteBatch::default();
+        write.put_cf(meta, POSITION, encode_position(position));
+        write.put_cf(meta, APPLIED, applied);
+        write.put_cf(meta, MEMBERSHIP, membership);
+        write.put_cf(meta, LEDGER, ledger.encode());
+        Ok(opened.db().write_opt(write, &unlogged())?)
     }
 }
 

@@ -12,9 +12,17 @@ pub mod real {
     use std::path::Path;
     use std::{fs, io};
 
-    /// Makes a directory and those above it.
+    /// Makes a directory and those above it, durably: what is synced in a directory is lost with its name.
     pub fn make_dir(path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        if path.is_dir() {
+            return Ok(());
+        }
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        parent.map_or(Ok(()), make_dir)?;
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => parent.map_or(Ok(()), sync_dir),
+        }
     }
 
     /// Whether something is there.

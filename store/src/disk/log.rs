@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::engine::{ColumnFamilyDescriptor, DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{engine, files, options};
+use super::{engine, files, options, torn};
 use super::view::family;
 use crate::error::Fault;
 
@@ -56,11 +56,25 @@ pub struct Synced {
 impl LogDisk {
     /// Opens the log under `root`, or makes an empty one. `observe` is told of every sync.
     pub fn open(root: &Path, observe: impl Fn(Synced) + Send + 'static) -> Result<Self, Fault> {
-        let families = [ColumnFamilyDescriptor::new(ENTRIES, options::log_family())];
         let dir = root.join("log");
         files::make_dir(&dir)
             .map_err(|error| Fault(format!("cannot make the directory {}: {error}", dir.display())))?;
-        let db = DB::open_cf_descriptors(&options::log(), &dir, families).map_err(|error| {
+        let open = || {
+            let families = [ColumnFamilyDescriptor::new(ENTRIES, options::log_family())];
+            DB::open_cf_descriptors(&options::log(), &dir, families)
+        };
+        let opened = match open() {
+            // Whether it is damage or the last write, which a crash tore so that RocksDB cannot tell.
+            Err(error) => match torn::mend(&dir) {
+                Ok(Some(bytes)) => {
+                    tracing::warn!(bytes, "the last write to the raft log was torn, and was cut off");
+                    open()
+                }
+                _ => Err(error),
+            },
+            opened => opened,
+        };
+        let db = opened.map_err(|error| {
             Fault(format!("cannot open the raft log in {}: {error} (a torn tail would have been cut)", dir.display()))
         })?;
         let db = Arc::new(db);
@@ -172,6 +186,10 @@ fn decode_index(key: &[u8]) -> Result<u64, Fault> {
 fn verify(index: u64, stored: &[u8]) -> Result<Bytes, Fault> {
     let damaged = || Fault(format!("entry {index} of the raft log is damaged (its checksum does not fit)"));
     let (crc, entry) = stored.split_first_chunk::<4>().ok_or_else(damaged)?;
+    #[cfg(test)]
+    if crate::sim::broken(crate::sim::Mutation::SkipTornCheck) {
+        return Ok(Bytes::copy_from_slice(entry));
+    }
     if checksum(index, entry) != u32::from_be_bytes(*crc) {
         return Err(damaged());
     }
@@ -226,11 +244,13 @@ impl Writer {
                     done.into_iter().for_each(|done| done(Ok(())));
                     crate::sim::disk::sync().await;
                     self.commit((batch, Vec::with_capacity(waiting), prepared));
+                    self.db.synced();
                     continue;
                 }
                 let (batch, done, prepared) = group;
                 let result = prepared.and_then(|()| self.write(batch, done.len()));
                 crate::sim::disk::sync().await;
+                self.db.synced();
                 self.confirm(done, &result);
             }
         });
@@ -281,11 +301,6 @@ impl Writer {
                 done.push(then);
             }
             Request::Vote { vote, done: then } => {
-                #[cfg(test)]
-                if crate::sim::broken(crate::sim::Mutation::LoseVote) {
-                    done.push(then);
-                    return Ok(());
-                }
                 batch.put(VOTE, vote);
                 done.push(then);
             }

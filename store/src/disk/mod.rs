@@ -7,15 +7,17 @@
 //! - `STATE`: the name of the state directory that counts, replaced atomically when a snapshot is installed.
 
 pub mod checkpoint;
+pub mod counts;
 pub mod files;
 pub mod hash;
 pub mod keys;
 pub mod log;
 pub mod options;
 pub mod state;
+pub mod torn;
 pub mod view;
 
-pub use files::real::{replace_file, sync_dir};
+pub use files::real::{make_dir, replace_file, sync_dir};
 
 #[cfg(not(test))]
 pub(crate) use rocksdb as engine;

@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use super::engine::{Cache, ColumnFamilyDescriptor, DB, FlushOptions, WriteBatch, WriteOptions};
 
 use super::view::{DiskView, family};
+use super::counts::{self, COUNTS};
 use super::{files, keys, options};
 use crate::error::Fault;
 use crate::ledger::Ledger;
@@ -36,7 +37,7 @@ pub const LEDGER: &[u8] = b"ledger";
 /// In [`META`]: the compaction up to which superseded versions were removed from disk.
 pub const CLEANED: &[u8] = b"cleaned";
 
-const FAMILIES: [&str; 5] = [KEYS, REVISIONS, LEASES, ATTACHED, META];
+const FAMILIES: [&str; 6] = [KEYS, REVISIONS, LEASES, ATTACHED, META, COUNTS];
 const POINTER: &str = "STATE";
 
 /// One opened state directory.
@@ -96,6 +97,7 @@ pub fn open(dir: &Path, cache: &Cache) -> Result<Opened, Fault> {
     let families = FAMILIES.iter().map(|name| ColumnFamilyDescriptor::new(*name, options::state_family(cache)));
     let db = DB::open_cf_descriptors(&options::state(), dir, families)
         .map_err(|error| Fault(format!("cannot open the state in {}: {error}", dir.display())))?;
+    counts::prepare(&db)?;
     Ok(Opened { db: Some(db), dir: dir.to_owned(), doomed: AtomicBool::new(false) })
 }
 
@@ -138,6 +140,7 @@ impl State {
             }
         }
         let cache = Cache::new_lru_cache(options::STATE_CACHE);
+        files::make_dir(&root.join(&name)).map_err(failed)?;
         let opened = open(&root.join(&name), &cache)?;
         let inner = Inner {
             root: root.to_owned(),
@@ -189,6 +192,7 @@ impl State {
             write.put_cf(versions, keys::version(&change.key, version.main, version.sub), keys::encode_version(version));
             write.put_cf(revisions, keys::revision(version.main, version.sub), &change.key);
         }
+        counts::update(&DiskView::newest_of(db), &batch.changes.changes, &mut write)?;
         for (id, lease) in &batch.changes.leases {
             match lease {
                 Some(lease) => write.put_cf(leases, id.to_be_bytes(), keys::revision(lease.ttl, lease.remaining)),

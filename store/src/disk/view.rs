@@ -35,6 +35,11 @@ impl<'a> DiskView<'a> {
         Self { db, snapshot: Some(snapshot) }
     }
 
+    /// The database that it reads.
+    pub fn db(&self) -> &'a DB {
+        self.db
+    }
+
     fn read_options(&self) -> ReadOptions {
         let mut options = ReadOptions::default();
         if let Some(snapshot) = self.snapshot {
@@ -173,6 +178,10 @@ impl View for DiskView<'_> {
             step_to(&mut iterator, &current, &keys::past(&current))?;
         }
         Ok(iterator.status()?)
+    }
+
+    fn count(&self, range: &KeyRange, at: i64) -> Result<i64, Fault> {
+        super::counts::count(self, range, at)
     }
 
     fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, Fault> {

@@ -24,6 +24,7 @@ use super::Service;
 use super::calls::Method;
 use crate::command::Command;
 use crate::error::Refusal;
+use crate::jwt;
 use crate::ledger::Ledger;
 
 /// Characters of a token: more than anybody can try.
@@ -76,6 +77,11 @@ impl Service {
             if !matches!(matches, Ok(Ok(true))) {
                 tracing::info!(user = name, "a login was refused");
                 return Err(Refusal::AuthFailed.into());
+            }
+            if let Some(signer) = &self.signer {
+                // Nobody has to be told; if users have changed since, the token is refused where it is used.
+                let token = signer.sign(name, revision, jwt::now())?;
+                return Ok((Some(self.replica.header_now()), token));
             }
             let token: String = rand::rng().sample_iter(Alphanumeric).take(TOKEN_LENGTH).map(char::from).collect();
             let login = Login { user: name.to_owned(), token: token.clone(), revision };

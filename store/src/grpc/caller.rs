@@ -6,6 +6,7 @@ use tonic::{Request, Status};
 
 use super::Service;
 use crate::error::Refusal;
+use crate::jwt;
 use crate::ledger::Who;
 use crate::replica::applied::flag;
 
@@ -40,6 +41,9 @@ impl Service {
     }
 
     async fn bearer(&self, token: &str) -> Result<Who, Status> {
+        if let Some(signer) = &self.signer {
+            return signer.who(token, jwt::now()).ok_or_else(|| Refusal::InvalidAuthToken.into());
+        }
         if let Some(who) = self.replica.token_owner(token) {
             return Ok(who);
         }

@@ -25,7 +25,12 @@ impl Service {
         let change = MemberChange { change: Some(change(request.into_inner())) };
         let id = self.replica.change_members(change).await?;
         // So that the answer, and whoever asks this replica next, shows it. Who was removed hears no more of it.
-        let _best_effort = tokio::time::timeout(SHOWN, self.replica.linearize()).await;
+        let shown = async {
+            self.replica.linearize().await?;
+            self.replica.await_membership().await;
+            Ok::<_, Status>(())
+        };
+        let _best_effort = tokio::time::timeout(SHOWN, shown).await;
         Ok(id)
     }
 }
@@ -37,6 +42,8 @@ impl Cluster for Service {
             let caller = self.caller(&request).await?;
             if request.into_inner().linearizable {
                 self.replica.linearize().await?;
+                // Never more than a moment; an old answer is better than none.
+                let _best_effort = tokio::time::timeout(SHOWN, self.replica.await_membership()).await;
             }
             self.somebody(&caller)?;
             let members = self.replica.member_list();

@@ -18,6 +18,7 @@ use super::{Service, VERSION, snapshot, wrong_outcome};
 use crate::command::{Command, Outcome};
 use crate::disk::hash;
 use crate::error::Refusal;
+use crate::raft::handle;
 use crate::replica::applied::flag;
 
 fn size(bytes: u64) -> i64 {
@@ -49,12 +50,7 @@ impl Service {
     }
 
     fn state_of_member(&self) -> StatusResponse {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let (index, term) = {
-            let metrics = self.replica.raft().metrics();
-            let seen = metrics.borrow_watched();
-            (seen.local_committed.map_or(0, |id| id.index()), seen.current_term)
-        };
+        let (index, term) = handle::look(self.replica.raft(), |seen| (seen.committed(), seen.leader().1));
         let leader = self.replica.leadership().borrow().leader;
         let (total, live) = self.replica.state().size();
         let ledger = self.replica.applied().ledger();
@@ -75,18 +71,6 @@ impl Service {
             db_size_quota: self.replica.config().quota().map_or(-1, size),
             downgrade_info: Some(ledger.downgrade_info()),
         }
-    }
-
-    async fn hash_of(&self, revision: i64) -> Result<HashKvResponse, Status> {
-        let state = self.replica.state().clone();
-        let hashed = tokio::task::spawn_blocking(move || state.read(|view| hash::history(view, revision))).await;
-        let hashed = hashed.map_err(|error| Status::internal(error.to_string()))??;
-        Ok(HashKvResponse {
-            header: Some(self.replica.header(hashed.position.revision)),
-            hash: hashed.hash,
-            compact_revision: hashed.position.compacted,
-            hash_revision: hashed.revision,
-        })
     }
 
     async fn downgrade_to(&self, request: DowngradeRequest) -> Result<DowngradeResponse, Status> {
@@ -163,7 +147,7 @@ impl Maintenance for Service {
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         self.call(Method::HashKV, async {
             self.admin(&request).await?;
-            self.hash_of(request.into_inner().revision).await
+            self.replica.hash_kv(request.into_inner().revision).await
         })
         .await
     }

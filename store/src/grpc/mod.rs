@@ -23,6 +23,7 @@ pub use caller::Caller;
 
 use crate::command::{Command, Outcome};
 use crate::grpc::calls::Method;
+use crate::jwt::Signer;
 use crate::ledger::admit::Asker;
 use crate::replica::Replica;
 
@@ -33,12 +34,19 @@ pub const VERSION: &str = "3.6.0";
 #[derive(Clone)]
 pub struct Service {
     replica: Arc<Replica>,
+    /// Signs and checks tokens; `None` where they are simple ones.
+    signer: Option<Arc<Signer>>,
 }
 
 impl Service {
     /// On `replica`.
     pub fn new(replica: Arc<Replica>) -> Self {
-        Self { replica }
+        Self { replica, signer: None }
+    }
+
+    /// The same, with signed tokens.
+    pub fn with_tokens(replica: Arc<Replica>, signer: Option<Signer>) -> Self {
+        Self { signer: signer.map(Arc::new), ..Self::new(replica) }
     }
 
     /// Does a call and counts it.

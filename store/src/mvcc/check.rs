@@ -44,6 +44,14 @@ pub fn delete(request: &DeleteRangeRequest) -> Result<(), Refusal> {
 
 /// A transaction with at most `max_ops` comparisons, and as many operations in each branch, nested ones included.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Refusal> {
+    each(request, max_ops)?;
+    written(&request.success)?;
+    written(&request.failure)?;
+    Ok(())
+}
+
+/// Each operation by itself, nested ones too.
+fn each(request: &TxnRequest, max_ops: usize) -> Result<(), Refusal> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     let Some(left) = max_ops.checked_sub(ops) else { return Err(Refusal::TooManyOps) };
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -54,13 +62,11 @@ pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Refusal> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete(request)?,
-            Some(Request::RequestTxn(request)) => txn(request, left)?,
+            Some(Request::RequestTxn(request)) => each(request, left)?,
             // etcd answers so too: an operation without a request has no key.
             None => return Err(Refusal::KeyNotFound),
         }
     }
-    written(&request.success)?;
-    written(&request.failure)?;
     Ok(())
 }
 
@@ -69,7 +75,10 @@ fn written(ops: &[RequestOp]) -> Result<(BTreeSet<Bytes>, Vec<KeyRange>), Refusa
     let mut deletes: Vec<KeyRange> = Vec::new();
     for op in ops {
         if let Some(Request::RequestDeleteRange(request)) = &op.request {
-            deletes.push(KeyRange::new(&request.key, &request.range_end));
+            // To etcd's check a deletion of everything from a key on deletes nothing.
+            if request.range_end.as_ref() != [0] {
+                deletes.push(KeyRange::new(&request.key, &request.range_end));
+            }
         }
     }
     let mut puts = BTreeSet::new();
@@ -80,10 +89,8 @@ fn written(ops: &[RequestOp]) -> Result<(BTreeSet<Bytes>, Vec<KeyRange>), Refusa
         let (failure_puts, failure_deletes) = written(&nested.failure)?;
         inner_puts.extend(failure_puts);
         inner_deletes.extend(failure_deletes);
-        let clash = |key: &Bytes, ranges: &[KeyRange]| ranges.iter().any(|range| range.contains(key));
-        if inner_puts.iter().any(|key| puts.contains(key) || clash(key, &deletes))
-            || puts.iter().any(|key| clash(key, &inner_deletes))
-        {
+        // As in etcd, a put is not held against the deletions of a later nested transaction.
+        if inner_puts.iter().any(|key| puts.contains(key) || deletes.iter().any(|range| range.contains(key))) {
             return Err(Refusal::DuplicateKey);
         }
         puts.extend(inner_puts);

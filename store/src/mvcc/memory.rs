@@ -55,6 +55,10 @@ impl View for Memory {
         Ok(())
     }
 
+    fn count(&self, range: &KeyRange, at: i64) -> Result<i64, Fault> {
+        super::walk(self, range, at)
+    }
+
     fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, Fault> {
         Ok(self.leases.get(&id).copied())
     }

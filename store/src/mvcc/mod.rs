@@ -152,6 +152,9 @@ pub trait View {
     /// With `keys_only` the values may be left empty.
     fn scan(&self, range: &KeyRange, at: i64, keys_only: bool, visit: Visit<'_>) -> Result<(), Fault>;
 
+    /// How many keys of `range` live at revision `at`.
+    fn count(&self, range: &KeyRange, at: i64) -> Result<i64, Fault>;
+
     /// The lease with this id.
     fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, Fault>;
 
@@ -175,6 +178,16 @@ impl Default for Position {
     fn default() -> Self {
         Self { revision: FIRST_REVISION, compacted: 0 }
     }
+}
+
+/// How many keys of `range` live at revision `at`, by looking at each.
+pub fn walk(view: &impl View, range: &KeyRange, at: i64) -> Result<i64, Fault> {
+    let mut count = 0;
+    view.scan(range, at, true, &mut |_, _| {
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
 }
 
 /// The live version of `key` at revision `at`.

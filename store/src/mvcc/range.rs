@@ -33,43 +33,33 @@ pub fn range(view: &impl View, request: &RangeRequest, position: Position) -> Re
     let target = SortTarget::try_from(request.sort_target).map_err(|_| Refusal::InvalidSortOption)?;
     let keys = KeyRange::new(&request.key, &request.range_end);
     let sorts = order == SortOrder::Descend || target != SortTarget::Key;
+    // Without an order etcd takes the first keys up to the limit, and one, and sorts those by the target.
+    let takes_first = order == SortOrder::None || (order == SortOrder::Ascend && target == SortTarget::Key);
     let filters = [
         request.min_mod_revision,
         request.max_mod_revision,
         request.min_create_revision,
         request.max_create_revision,
     ];
-    // Only an unsorted, unfiltered read may stop keeping keys at its limit; it goes on counting.
+    if request.count_only {
+        return Ok(RangeResponse { header, count: view.count(&keys, at)?, ..RangeResponse::default() });
+    }
+    // Such a read may stop at its limit, unless it filters: what is behind it is counted, not read.
     let keep = match usize::try_from(request.limit) {
-        Ok(limit) if limit > 0 && !sorts && filters == [0; 4] => limit.saturating_add(1),
+        Ok(limit) if limit > 0 && takes_first && filters == [0; 4] => limit.saturating_add(1),
         _ => usize::MAX,
     };
-    let needs_values = !request.count_only && (!request.keys_only || target == SortTarget::Value);
+    let keys_only = request.keys_only && target != SortTarget::Value;
     let (mut count, mut kvs) = (0i64, Vec::new());
-    // Values are read only up to the limit: what is merely counted is scanned a second time, keys only.
-    let mut resume = None;
-    view.scan(&keys, at, !needs_values, &mut |key, version| {
+    view.scan(&keys, at, keys_only, &mut |key, version| {
         count += 1;
-        if !request.count_only && passes(request, version.main, version.create) {
-            kvs.push(version.key_value(key.clone()));
-            if kvs.len() >= keep && needs_values {
-                resume = Some(key);
-                return ControlFlow::Break(());
-            }
+        if passes(request, version.main, version.create) {
+            kvs.push(version.key_value(key));
         }
-        if kvs.len() > keep {
-            kvs.truncate(keep);
-        }
-        ControlFlow::Continue(())
+        if kvs.len() < keep { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    if let Some(last) = resume {
-        let rest = KeyRange { start: last, end: keys.end };
-        // The last kept key was counted already.
-        count -= 1;
-        view.scan(&rest, at, true, &mut |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
+    if kvs.len() >= keep {
+        count = view.count(&keys, at)?;
     }
     if sorts {
         sort(&mut kvs, order, target);

@@ -48,6 +48,10 @@ fn do_put(writer: &mut Writer<'_, impl View>, request: PutRequest) -> Result<Put
 
 /// A put by itself.
 pub fn put(writer: &mut Writer<'_, impl View>, request: PutRequest) -> Result<PutResponse, Refusal> {
+    // Here etcd looks for the lease first, in a transaction for the key.
+    if request.lease != 0 && writer.lease(request.lease)?.is_none() {
+        return Err(Refusal::LeaseNotFound);
+    }
     check_put(writer, &request)?;
     do_put(writer, request)
 }
@@ -185,7 +189,11 @@ fn run(
             Some(Request::RequestDeleteRange(request)) => {
                 Some(Response::ResponseDeleteRange(delete(writer, &request)?))
             }
-            Some(Request::RequestTxn(nested)) => Some(Response::ResponseTxn(run(writer, nested, &mut *path)?)),
+            Some(Request::RequestTxn(nested)) => {
+                // etcd's nested answers have a header that says nothing.
+                let answer = TxnResponse { header: header(0), ..run(writer, nested, &mut *path)? };
+                Some(Response::ResponseTxn(answer))
+            }
             None => None,
         };
         responses.push(ResponseOp { response });

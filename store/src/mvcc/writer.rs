@@ -206,6 +206,19 @@ impl<V: View> View for Writer<'_, V> {
         Ok(())
     }
 
+    fn count(&self, range: &KeyRange, at: i64) -> Result<i64, Fault> {
+        let mut count = self.base.count(range, at)?;
+        for (_, versions) in self.versions.range(range.start.clone()..).take_while(|(key, _)| range.contains(key)) {
+            let newest = versions.iter().rev().find(|version| version.main <= at);
+            if let (Some(oldest), Some(newest)) = (versions.first(), newest) {
+                // A key that was there before has its second version here at the earliest, or is deleted.
+                let before = oldest.version != 1;
+                count += i64::from(!newest.is_tombstone()) - i64::from(before);
+            }
+        }
+        Ok(count)
+    }
+
     fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, Fault> {
         match self.changes.leases.get(&id) {
             Some(lease) => Ok(*lease),

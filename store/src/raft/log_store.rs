@@ -174,6 +174,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        #[cfg(test)]
+        if !vote.committed && crate::sim::broken(crate::sim::Mutation::LoseVote) {
+            self.memory.lock().vote = Some(*vote);
+            return Ok(());
+        }
         self.disk.save_vote(codec::to_json(vote)?).await?;
         self.memory.lock().vote = Some(*vote);
         Ok(())

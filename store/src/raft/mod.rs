@@ -5,15 +5,18 @@
 
 pub mod codec;
 pub mod founding;
+pub mod handle;
 pub mod log_store;
-#[cfg(not(test))]
-pub mod network;
-#[cfg(test)]
-#[path = "../sim/network.rs"]
 pub mod network;
 pub mod runtime;
 pub mod server;
+pub mod settings;
 pub mod state_machine;
+#[cfg(not(test))]
+mod transport;
+#[cfg(test)]
+#[path = "../sim/transport.rs"]
+mod transport;
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,7 @@ use futures::stream::{BoxStream, Stream, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::network::{CLUSTER_HEADER, TARGET_HEADER};
+use super::network::{CLUSTER_HEADER, Rare, TARGET_HEADER};
 use super::{Raft, TypeConfig, Vote, codec};
 use crate::disk::checkpoint::SnapshotDir;
 use crate::error::Fault;
@@ -44,6 +44,12 @@ impl PeerService {
         self.replica.raft()
     }
 
+    async fn rare(&self, request: Request<Payload>, call: Rare) -> Result<Response<Payload>, Status> {
+        self.admit(&request)?;
+        let data = rare(self.raft(), call, &request.into_inner().data).await?.into();
+        Ok(Response::new(Payload { data }))
+    }
+
     fn admit_peer<T>(&self, request: &Request<T>) -> Result<(), Status> {
         if self.replica.uses_tls() {
             let certificates = request.peer_certs();
@@ -69,9 +75,53 @@ impl PeerService {
     }
 }
 
-fn answer(value: &impl serde::Serialize) -> Result<Response<Payload>, Status> {
-    let data = codec::to_json(value).map_err(|fault| Status::internal(fault.0))?.into();
-    Ok(Response::new(Payload { data }))
+fn encoded(value: &impl serde::Serialize) -> Result<Vec<u8>, Status> {
+    codec::to_json(value).map_err(|fault| Status::internal(fault.0))
+}
+
+/// Serves a stream of appends: an answer to each, in order; ends at the first that makes no sense.
+pub fn appends(
+    raft: &Raft,
+    requests: impl Stream<Item = AppendRequest> + Send + 'static,
+) -> BoxStream<'static, Result<AppendResponse, Status>> {
+    let requests = tokio_stream::StreamExt::map_while(requests, |request| match codec::from_wire_append(request) {
+        Ok(request) => Some(request),
+        Err(fault) => {
+            tracing::warn!(%fault, "a peer sent an append request that makes no sense");
+            None
+        }
+    });
+    let answers = raft.stream_append(requests).map(|result| match result {
+        Ok(result) => Ok(codec::wire_append_result(&result)),
+        Err(fatal) => Err(stopped(fatal)),
+    });
+    answers.boxed()
+}
+
+/// Serves a rare call.
+pub async fn rare(raft: &Raft, call: Rare, data: &[u8]) -> Result<Vec<u8>, Status> {
+    match call {
+        Rare::Vote => encoded(&raft.vote(codec::from_json(data).map_err(invalid)?).await.map_err(stopped)?),
+        Rare::PreVote => encoded(&raft.pre_vote(codec::from_json(data).map_err(invalid)?).await.map_err(stopped)?),
+        Rare::TransferLeader => {
+            let request = codec::from_json(data).map_err(invalid)?;
+            encoded(&raft.handle_transfer_leader(request).await.map_err(stopped)?)
+        }
+    }
+}
+
+type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+
+/// What a snapshot begins with: who sends it, and what it holds.
+pub fn snapshot_header(data: &[u8]) -> Result<(Vote, SnapshotMeta), Status> {
+    codec::from_json(data).map_err(invalid)
+}
+
+/// Puts a received snapshot in the place of the state; the answer is this replica's vote.
+pub async fn install(raft: &Raft, vote: Vote, meta: SnapshotMeta, dir: SnapshotDir) -> Result<Vec<u8>, Status> {
+    let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(dir) };
+    let response = raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+    encoded(&response.vote)
 }
 
 #[tonic::async_trait]
@@ -83,47 +133,27 @@ impl RaftService for PeerService {
         // A peer that has nothing to send would keep the stream, and with it this replica's databases, open.
         let stop = self.replica.stop().clone();
         let received = request.into_inner().take_until(stop.cancelled_owned());
-        let requests = tokio_stream::StreamExt::map_while(received, |request| {
-            match request.map(codec::from_wire_append) {
-                Ok(Ok(request)) => Some(request),
-                Ok(Err(fault)) => {
-                    tracing::warn!(%fault, "a peer sent an append request that makes no sense");
-                    None
-                }
-                Err(_closed) => None,
-            }
-        });
-        let answers = self.raft().stream_append(requests).map(|result| match result {
-            Ok(result) => Ok(codec::wire_append_result(&result)),
-            Err(fatal) => Err(stopped(fatal)),
-        });
-        Ok(Response::new(answers.boxed()))
+        let requests = tokio_stream::StreamExt::map_while(received, Result::ok);
+        Ok(Response::new(appends(self.raft(), requests)))
     }
 
     async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        self.admit(&request)?;
-        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
-        answer(&self.raft().vote(rpc).await.map_err(stopped)?)
+        self.rare(request, Rare::Vote).await
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        self.admit(&request)?;
-        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
-        answer(&self.raft().pre_vote(rpc).await.map_err(stopped)?)
+        self.rare(request, Rare::PreVote).await
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        self.admit(&request)?;
-        let rpc = codec::from_json(&request.into_inner().data).map_err(invalid)?;
-        answer(&self.raft().handle_transfer_leader(rpc).await.map_err(stopped)?)
+        self.rare(request, Rare::TransferLeader).await
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<Payload>, Status> {
         self.admit(&request)?;
         let mut pieces = request.into_inner();
         let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
-        let (vote, meta): (Vote, openraft::type_config::alias::SnapshotMetaOf<TypeConfig>) =
-            codec::from_json(&first.header).map_err(invalid)?;
+        let (vote, meta) = snapshot_header(&first.header)?;
         let number = self.snapshots.fetch_add(1, Ordering::Relaxed);
         let path = self.replica.state().root().join(format!("incoming-{number}"));
         tokio::fs::create_dir_all(&path).await?;
@@ -133,9 +163,8 @@ impl RaftService for PeerService {
             received = receive(&mut pieces, dir.path()) => received?,
             () = self.replica.stop().cancelled() => return Err(stopped("in the middle of a snapshot")),
         }
-        let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: Arc::new(dir) };
-        let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-        answer(&response.vote)
+        let data = install(self.raft(), vote, meta, dir).await?.into();
+        Ok(Response::new(Payload { data }))
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<Payload>, Status> {
@@ -147,7 +176,8 @@ impl RaftService for PeerService {
 
     async fn describe(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         self.admit_peer(&request)?;
-        answer(&self.replica.description())
+        let data = encoded(&self.replica.description())?.into();
+        Ok(Response::new(Payload { data }))
     }
 }
 

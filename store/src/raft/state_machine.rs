@@ -11,7 +11,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message as _;
 
-use super::{LogId, Membership, TypeConfig, codec};
+use super::{LogId, Members, Membership, TypeConfig, codec};
 use crate::command::{Command, Outcome};
 use crate::disk::checkpoint::{self, SnapshotDir};
 use crate::disk::state::{APPLIED, Batch, MEMBERSHIP, State};
@@ -59,6 +59,12 @@ pub fn applied_of(state: &State) -> Result<Option<LogId>, Fault> {
 
 fn membership_of(state: &State) -> Result<Membership, Fault> {
     Ok(state.meta(MEMBERSHIP)?.map(|stored| codec::from_json(&stored)).transpose()?.unwrap_or_default())
+}
+
+/// The members as the state records them; `None` if it is nobody's yet.
+pub fn members_of(state: &State) -> Result<Option<Members>, Fault> {
+    let members: Members = membership_of(state)?.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
+    Ok(Some(members).filter(|members| !members.is_empty()))
 }
 
 impl StateMachine {

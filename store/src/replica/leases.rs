@@ -8,7 +8,6 @@ use balsa_proto::etcd::etcdserverpb::{
 use balsa_proto::raft::forward_request::Kind;
 use balsa_proto::store::{Checkpoint, checkpoint};
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -18,6 +17,7 @@ use crate::command::Command;
 use crate::error::Refusal;
 use crate::ledger::admit::Asker;
 use crate::mvcc::View as _;
+use crate::raft::handle::Confirm;
 
 impl Replica {
     /// Renews a lease at the leader. A lease that is gone has the time 0.
@@ -76,7 +76,7 @@ impl Replica {
         let careless = crate::sim::broken(crate::sim::Mutation::RenewUnconfirmed);
         #[cfg(not(test))]
         let careless = false;
-        let index = if careless { 0 } else { self.read_index_here(ReadPolicy::LeaseRead).await? };
+        let index = if careless { 0 } else { self.read_index_here(Confirm::Lease).await? };
         let mut applied = self.hub().applied();
         // An error says that the replica stops; what follows says so too.
         drop(applied.wait_for(|now| now.index >= index).await);
@@ -89,7 +89,7 @@ impl Replica {
     }
 
     pub(super) async fn time_to_live_here(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
-        let index = self.read_index_here(ReadPolicy::ReadIndex).await?;
+        let index = self.read_index_here(Confirm::Round).await?;
         let mut applied = self.hub().applied();
         // An error says that the replica stops; what follows says so too.
         drop(applied.wait_for(|now| now.index >= index).await);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::Member;
 use balsa_proto::store::Attributes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::Instant;
 
 use super::Replica;
@@ -14,7 +13,7 @@ use super::applied::flag;
 use super::reconfigure::{Known, Roll};
 use crate::command::Command;
 use crate::ledger;
-use crate::raft::{Members, Peer};
+use crate::raft::{Members, Peer, handle};
 
 /// How lately the leader must have heard of a member for it to count as reachable; etcd's figure.
 const HEALTHY: Duration = Duration::from_secs(5);
@@ -41,25 +40,41 @@ impl Replica {
         self.members.read().clone()
     }
 
-    /// Takes over what the log says, if it says anything yet.
+    /// Takes over what the log says, if it says anything yet. Only what is committed is told to anybody: a change that
+    /// is not may be undone by another leader. Where members are reached is used at once, or a majority of which one
+    /// has moved could never commit that it did.
     pub(super) fn learn_membership(&self) {
-        let now = {
-            let metrics = self.raft.metrics();
-            let seen = metrics.borrow_watched();
-            let config = &seen.membership_config;
-            let peers: Members = config.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
-            let mut voters: Vec<u64> = config.voter_ids().collect();
-            voters.sort_unstable();
-            Membership { peers, voters }
-        };
+        let (told, newest) = handle::look(&self.raft, |seen| {
+            #[cfg(test)]
+            if crate::sim::broken(crate::sim::Mutation::TellUncommitted) {
+                return (seen.newest_members(), seen.newest_members().0);
+            }
+            (seen.agreed_members(), seen.newest_members().0)
+        });
+        if !newest.is_empty() {
+            self.network.addressed(&newest);
+        }
+        let now = Membership { peers: told.0, voters: told.1 };
         if now.peers.is_empty() || *self.members.read().as_ref() == now {
             return;
         }
-        self.network.addressed(&now.peers);
         self.applied.set_flag(flag::LEARNER, now.is_learner(self.id));
         let names: Vec<String> = now.peers.values().map(ToString::to_string).collect();
         tracing::info!(members = names.join(", "), voters = now.voters.len(), "membership");
         *self.members.write() = Arc::new(now);
+    }
+
+    /// Takes over who the members are as of everything that is applied here: consensus tells of them only a moment
+    /// after it had an entry applied.
+    pub async fn await_membership(&self) {
+        let applied = self.hub().applied().borrow().index;
+        let mut consensus = handle::Follow::new(&self.raft);
+        while consensus.look(|seen| seen.committed()) < applied {
+            if !consensus.changed().await {
+                return;
+            }
+        }
+        self.learn_membership();
     }
 
     /// As clients see them.
@@ -81,23 +96,21 @@ impl Replica {
     /// What the leader knows of the members, and its newest log index.
     pub(super) fn roll(&self) -> (Roll, u64) {
         let members = self.member_list();
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
+        let consensus = handle::Follow::new(&self.raft);
         let mut roll = BTreeMap::new();
         for member in members {
-            let heard = seen.heartbeat.as_ref().and_then(|heard| heard.get(&member.id)).and_then(Option::as_ref);
-            let matched = seen.replication.as_ref().and_then(|known| known.get(&member.id)).and_then(Option::as_ref);
+            let (heard, matched) = consensus.look(|seen| (seen.heard(member.id), seen.matched(member.id)));
             let me = member.id == self.id;
             let known = Known {
                 learner: member.is_learner,
                 started: !member.name.is_empty(),
-                reachable: me || heard.is_some_and(|at| at.elapsed() < HEALTHY),
-                matched: matched.map_or(0, |id| id.index()),
+                reachable: me || heard.is_some_and(|ago| ago < HEALTHY),
+                matched: matched.unwrap_or(0),
                 peer_urls: member.peer_ur_ls,
             };
             roll.insert(member.id, known);
         }
-        (roll, seen.last_log_index.unwrap_or(0))
+        (roll, consensus.look(|seen| seen.log().1))
     }
 
     /// Tells the cluster this member's name and client URLs, unless it knows them.

@@ -4,7 +4,6 @@
 //! A new voter is taken in as one that catches up first, and the leader makes it a voter when it has: a member that
 //! never comes costs no majority.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,6 @@ use balsa_proto::etcd::etcdserverpb::MemberAddRequest;
 use balsa_proto::raft::forward_request::Kind;
 use balsa_proto::store::{Attributes, MemberChange, MemberChanged, member_change::Change};
 use bytes::Bytes;
-use openraft::ChangeMembers;
-use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -24,14 +20,13 @@ use crate::command::Command;
 use crate::config;
 use crate::error::Refusal;
 use crate::raft::Peer;
+use crate::raft::handle::{self, Unchanged, Wanted};
 
 /// Entries that a joining voter may lack when it is made one.
 const CLOSE: u64 = 500;
 
 /// How often it is looked whether one has caught up.
 const JOINING_ROUND: Duration = Duration::from_millis(200);
-
-type Wanted = ChangeMembers<u64, Peer>;
 
 impl Replica {
     /// Changes the membership, wherever the leader is; says which member it was about.
@@ -71,6 +66,13 @@ impl Replica {
             Ok(guard) => guard,
             Err(_) => return Err(Refusal::Timeout.into()),
         };
+        // A leader that was just elected does not know yet what is committed: it would refuse a member as unknown.
+        let known = async {
+            self.linearize().await?;
+            self.await_membership().await;
+            Ok::<_, Status>(())
+        };
+        tokio::time::timeout_at(deadline, known).await.map_err(|_| Refusal::Timeout)??;
         let (roll, last) = self.roll();
         let strict = self.config.strict_reconfig_check;
         let (id, wanted) = match change.change.ok_or_else(|| Status::invalid_argument("a change of nothing"))? {
@@ -87,14 +89,14 @@ impl Replica {
                 reconfigure::urls(&request.peer_ur_ls)?;
                 reconfigure::update(&roll, request.id, &request.peer_ur_ls)?;
                 let peer = self.membership().peers.get(&request.id).cloned().ok_or(Refusal::MemberNotFound)?;
-                (request.id, Wanted::SetNodes(BTreeMap::from([(request.id, peer.at(request.peer_ur_ls))])))
+                (request.id, Wanted::Move(request.id, peer.at(request.peer_ur_ls)))
             }
             Change::Promote(request) => {
                 reconfigure::promote(&roll, request.id, last, strict)?;
-                (request.id, Wanted::AddVoterIds(BTreeSet::from([request.id])))
+                (request.id, Wanted::Promote(request.id))
             }
         };
-        let removed = !matches!(wanted, Wanted::SetNodes(_) | Wanted::AddVoterIds(_) | Wanted::AddNodes(_));
+        let removed = matches!(wanted, Wanted::RemoveVoter(_) | Wanted::RemoveLearner(_));
         self.reconfigure(wanted, deadline).await?;
         if removed {
             let gone = Command::Publish(Attributes { member: id, ..Default::default() });
@@ -111,61 +113,45 @@ impl Replica {
         let parts = request.peer_ur_ls.iter().map(String::as_str).chain([place.as_str(), cluster.as_str()]);
         let id = config::added_member_id(parts);
         let peer = Peer { joining: !request.is_learner, ..Peer::default() }.at(request.peer_ur_ls);
-        (id, Wanted::AddNodes(BTreeMap::from([(id, peer)])))
+        (id, Wanted::Add(id, peer))
     }
 
     fn removal(&self, id: u64) -> Wanted {
-        let one = BTreeSet::from([id]);
-        if self.membership().voters.contains(&id) { Wanted::RemoveVoters(one) } else { Wanted::RemoveNodes(one) }
+        if self.membership().voters.contains(&id) { Wanted::RemoveVoter(id) } else { Wanted::RemoveLearner(id) }
     }
 
     async fn reconfigure(&self, wanted: Wanted, deadline: Instant) -> Result<(), Status> {
         loop {
-            let change = self.raft.change_membership(wanted.clone(), false);
-            let problem = match tokio::time::timeout_at(deadline, change).await {
+            match tokio::time::timeout_at(deadline, handle::change(&self.raft, wanted.clone())).await {
                 Err(_) => return Err(Refusal::Timeout.into()),
-                Ok(Ok(_)) => {
+                Ok(Ok(())) => {
                     self.learn_membership();
                     return Ok(());
                 }
-                Ok(Err(RaftError::Fatal(_))) => return Err(Refusal::Stopped.into()),
-                Ok(Err(RaftError::APIError(problem))) => problem,
-            };
-            match problem {
-                ClientWriteError::ForwardToLeader(_) => return Err(Refusal::NotLeader.into()),
-                // The one before it is not committed yet, or this leader's first entry is not.
-                ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-                ) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-                ClientWriteError::ChangeMembershipError(ChangeMembershipError::LearnerNotFound(_)) => {
-                    return Err(Refusal::MemberNotFound.into());
+                Ok(Err(Unchanged::Refused(refusal))) => return Err(refusal.into()),
+                Ok(Err(Unchanged::NotYet)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                other => {
-                    tracing::warn!(%other, "the membership was not changed");
+                Ok(Err(problem)) => {
+                    tracing::warn!(?problem, "the membership was not changed");
                     return Err(Refusal::LeaderChanged.into());
                 }
             }
         }
     }
 
-    /// While this replica leads, makes voters of those that were added as such and have caught up.
-    pub(super) async fn promote_joining(self: Arc<Self>) {
+    /// While this replica leads, makes voters of those that were added as such and have caught up, and finishes what a
+    /// leader before it began: between two memberships a majority of both is needed, and openraft leaves it at that
+    /// when whoever asked for the change is gone.
+    pub(super) async fn finish_changes(self: Arc<Self>) {
         loop {
-            let ready: Vec<u64> = {
-                let (membership, metrics) = (self.membership(), self.raft.metrics());
-                let seen = metrics.borrow_watched();
-                let last = seen.last_log_index.unwrap_or(0);
-                let close = |id: &u64| {
-                    let matched = seen.replication.as_ref().and_then(|known| known.get(id)).and_then(Option::as_ref);
-                    matched.is_some_and(|matched| matched.index() + CLOSE >= last)
-                };
-                let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
-                joining.map(|(id, _)| *id).filter(close).collect()
-            };
-            for id in ready.into_iter().filter(|_| self.leads()) {
+            if self.leads() {
+                self.finish_half_done().await;
+            }
+            for id in self.caught_up().into_iter().filter(|_| self.leads()) {
                 let deadline = Instant::now() + self.config.request_timeout();
                 let _one_at_a_time = self.reconfiguring.lock().await;
-                match self.reconfigure(Wanted::AddVoterIds(BTreeSet::from([id])), deadline).await {
+                match self.reconfigure(Wanted::Promote(id), deadline).await {
                     Ok(()) => tracing::info!(id, "a new member has caught up and votes now"),
                     Err(status) => tracing::debug!(id, %status, "a new member does not vote yet"),
                 }
@@ -174,6 +160,44 @@ impl Replica {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(JOINING_ROUND) => {}
+            }
+        }
+    }
+
+    /// Those that were added as voters, do not vote yet, and have caught up.
+    fn caught_up(&self) -> Vec<u64> {
+        let (membership, consensus) = (self.membership(), handle::Follow::new(&self.raft));
+        let close = |id: &u64| {
+            #[cfg(test)]
+            if crate::sim::broken(crate::sim::Mutation::JoinWithoutCatchUp) {
+                return true;
+            }
+            consensus.look(|seen| seen.matched(*id).is_some_and(|matched| matched + CLOSE >= seen.log().1))
+        };
+        let joining = membership.peers.iter().filter(|(id, peer)| peer.joining && !membership.voters.contains(id));
+        joining.map(|(id, _)| *id).filter(close).collect()
+    }
+
+    fn is_between_memberships(&self) -> bool {
+        #[cfg(test)]
+        if crate::sim::broken(crate::sim::Mutation::LeaveJoint) {
+            return false;
+        }
+        handle::look(&self.raft, |seen| seen.is_between_memberships())
+    }
+
+    /// A change of nothing goes on to the newer of two memberships.
+    async fn finish_half_done(&self) {
+        if !self.is_between_memberships() {
+            return;
+        }
+        let deadline = Instant::now() + self.config.request_timeout();
+        // Whoever changes the members now finishes it.
+        let _one_at_a_time = self.reconfiguring.lock().await;
+        if self.is_between_memberships() {
+            match self.reconfigure(Wanted::Settle, deadline).await {
+                Ok(()) => tracing::info!("a change of the membership was finished"),
+                Err(status) => tracing::debug!(%status, "a change of the membership is not finished yet"),
             }
         }
     }

@@ -10,16 +10,18 @@ mod propose;
 mod quota;
 mod reads;
 pub mod reconfigure;
+mod removal;
 pub mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use balsa_proto::etcd::etcdserverpb::{LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader};
+use balsa_proto::etcd::etcdserverpb::{
+    HashKvRequest, HashKvResponse, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, ResponseHeader,
+};
 use balsa_proto::raft::forward_request::Kind;
 use balsa_proto::store::{MemberChange, MemberChanged};
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use parking_lot::RwLock;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
@@ -32,12 +34,14 @@ pub use members::Membership;
 
 use crate::command::{Command, Outcome};
 use crate::config::Config;
+use crate::corruption;
 use crate::disk::checkpoint::SnapshotDir;
 use crate::disk::state::State;
 use crate::error::{Fault, Refusal};
 use crate::ledger::Who;
 use crate::metrics::Metrics;
 use crate::raft::network::Network;
+use crate::raft::handle::{self, Confirm};
 use crate::raft::{Members, Raft};
 use crate::rt::{self, watch};
 use crate::watch::hub::Hub;
@@ -58,6 +62,9 @@ pub struct Description {
     pub cluster_id: u64,
     /// Its members.
     pub members: Members,
+    /// The log index at which that was agreed on; 0 when it was not yet.
+    #[serde(default)]
+    pub agreed: u64,
 }
 
 /// A running replica.
@@ -121,7 +128,7 @@ impl Replica {
         rt::spawn(replica.clone().confirm_reads(waiting));
         rt::spawn(replica.clone().follow_raft());
         rt::spawn(replica.clone().publish());
-        rt::spawn(replica.clone().promote_joining());
+        rt::spawn(replica.clone().finish_changes());
         rt::spawn(replica.clone().watch_quota());
         replica
     }
@@ -154,6 +161,22 @@ impl Replica {
     /// Consensus.
     pub fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// The way to the peers.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The hash of this replica's own history up to a revision (0: the newest), as `HashKV` answers it.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Status> {
+        let hashed = corruption::hash(self.state(), revision).await?;
+        Ok(HashKvResponse {
+            header: Some(self.header(hashed.position.revision)),
+            hash: hashed.hash,
+            compact_revision: hashed.position.compacted,
+            hash_revision: hashed.revision,
+        })
     }
 
     /// The key space.
@@ -193,10 +216,7 @@ impl Replica {
 
     /// The log here: the last index that was cut off (0 if none), and the newest.
     pub fn log_indexes(&self) -> (u64, u64) {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let metrics = self.raft.metrics();
-        let seen = metrics.borrow_watched();
-        (seen.purged.map_or(0, |id| id.index()), seen.last_log_index.unwrap_or(0))
+        handle::look(&self.raft, |seen| seen.log())
     }
 
     /// What was applied.
@@ -221,7 +241,9 @@ impl Replica {
 
     /// What a replica that is to join is told.
     pub fn description(&self) -> Description {
-        Description { cluster_id: self.cluster_id, members: self.membership().peers.clone() }
+        let agreed = handle::look(&self.raft, |seen| seen.agreed_at().map(|at| (seen.agreed_members().0, at)));
+        let (members, agreed) = agreed.unwrap_or_else(|| (self.membership().peers.clone(), 0));
+        Description { cluster_id: self.cluster_id, members, agreed }
     }
 
     /// A header at `revision`.
@@ -248,7 +270,7 @@ impl Replica {
                 }
             }
             Ok(Kind::ReadIndex) => {
-                let read = self.read_index_here(ReadPolicy::ReadIndex);
+                let read = self.read_index_here(Confirm::Round);
                 let index = tokio::time::timeout_at(deadline, read).await.map_err(|_| Refusal::Timeout)??;
                 Ok(balsa_proto::raft::LogId { term: self.leadership.borrow().term, index }.encode_to_vec().into())
             }
@@ -265,26 +287,25 @@ impl Replica {
                 let id = self.change_members_here(change).await?;
                 Ok(MemberChanged { id }.encode_to_vec().into())
             }
+            Ok(Kind::HashKv) => {
+                let request = HashKvRequest::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Ok(self.hash_kv(request.revision).await?.encode_to_vec().into())
+            }
             Ok(Kind::Unknown) | Err(_) => Err(Status::unimplemented("a forwarded request of an unknown kind")),
         }
     }
 
     /// Publishes who leads, and stops the replica when consensus has stopped.
     async fn follow_raft(self: Arc<Self>) {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        let mut metrics = self.raft.metrics();
+        let mut consensus = handle::Follow::new(&self.raft);
         let (mut membership, mut belonged) = (None, false);
         loop {
-            let (now, running, committed, agreed, belongs) = {
-                let seen = metrics.borrow_watched();
-                let now = Leadership { leader: seen.current_leader, term: seen.current_term };
-                (now, seen.running_state.clone(), seen.local_committed.map_or(0, |id| id.index()), *seen.membership_config.log_id(), seen.committed_membership_config.get_node(&self.id).is_some())
-            };
+            let ((leader, term), fatal, committed, agreed, belongs) = consensus.look(|seen| {
+                (seen.leader(), seen.fatal(), seen.committed(), seen.members_at(), seen.is_agreed(self.id))
+            });
+            let now = Leadership { leader, term };
             if belonged && !belongs {
-                tracing::error!("this member was removed from the cluster; it stops");
-                self.removed.store(true, Ordering::Release);
-                self.stop.cancel();
-                return;
+                return self.leave();
             }
             belonged = belongs;
             if membership.replace(agreed) != Some(agreed) {
@@ -306,9 +327,9 @@ impl Replica {
                 let leader = now.leader.and_then(|id| membership.peers.get(&id)).map(ToString::to_string);
                 tracing::info!(leader, term = now.term, "leadership");
             }
-            if let Err(fatal) = running {
+            if let Some(fatal) = fatal {
                 if !self.stop.is_cancelled() {
-                    tracing::error!(%fatal, "consensus has stopped; this replica stops");
+                    tracing::error!(fatal, "consensus has stopped; this replica stops");
                 }
                 self.stop.cancel();
                 return;
@@ -316,7 +337,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                changed = metrics.changed() => if changed.is_err() {
+                changed = consensus.changed() => if !changed {
                     self.stop.cancel();
                     return;
                 },

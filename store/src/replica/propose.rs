@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use balsa_proto::raft::forward_request::Kind;
 use bytes::Bytes;
-use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{Replica, internal, is_not_leader};
 use crate::command::{Command, Encoded, Outcome};
 use crate::error::Refusal;
+use crate::raft::handle;
 use crate::raft::network::never_sent;
 
 impl Replica {
@@ -60,12 +60,8 @@ impl Replica {
     }
 
     pub(super) async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Outcome, Status> {
-        let written = tokio::time::timeout_at(deadline, self.raft.client_write(Encoded(command))).await;
-        match written {
-            Ok(Ok(response)) => Ok(response.data),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Refusal::NotLeader.into()),
-            Ok(Err(RaftError::APIError(_))) => Err(Refusal::LeaderChanged.into()),
-            Ok(Err(RaftError::Fatal(_))) => Err(Refusal::Stopped.into()),
+        match tokio::time::timeout_at(deadline, handle::write(&self.raft, Encoded(command))).await {
+            Ok(written) => Ok(written?),
             Err(_) => Err(Refusal::Timeout.into()),
         }
     }

@@ -63,7 +63,12 @@ impl Replica {
 
     /// Raises an alarm of this member.
     pub async fn raise(&self, alarm: AlarmType) -> Result<(), Status> {
-        let request = AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.id, alarm: alarm as i32 };
+        self.raise_for(self.id, alarm).await
+    }
+
+    /// Raises an alarm of any member.
+    pub async fn raise_for(&self, member_id: u64, alarm: AlarmType) -> Result<(), Status> {
+        let request = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: alarm as i32 };
         let deadline = Instant::now() + self.config.request_timeout();
         match self.propose_anywhere(Command::Alarm(request).encode(), deadline).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use balsa_proto::raft::forward_request::Kind;
 use bytes::Bytes;
-use openraft::error::{LinearizableReadError, RaftError};
-use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -14,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::{Replica, is_not_leader};
 use crate::error::Refusal;
+use crate::raft::handle::{self, Confirm};
 
 impl Replica {
     /// Waits until this replica has applied everything that was acknowledged before the call.
@@ -80,7 +79,7 @@ impl Replica {
         loop {
             let leader = self.await_leader(deadline).await?;
             let answer = if leader == self.id {
-                match tokio::time::timeout_at(deadline, self.read_index_here(ReadPolicy::ReadIndex)).await {
+                match tokio::time::timeout_at(deadline, self.read_index_here(Confirm::Round)).await {
                     Ok(answer) => answer,
                     Err(_) => return Err(Refusal::Timeout.into()),
                 }
@@ -104,12 +103,7 @@ impl Replica {
         }
     }
 
-    pub(super) async fn read_index_here(&self, policy: ReadPolicy) -> Result<u64, Status> {
-        match self.raft.get_read_log_id(LinearizerOption::from(policy)).await {
-            Ok((read, _)) => Ok(read.index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(Refusal::NotLeader.into()),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Refusal::LeaderChanged.into()),
-            Err(RaftError::Fatal(_)) => Err(Refusal::Stopped.into()),
-        }
+    pub(super) async fn read_index_here(&self, confirm: Confirm) -> Result<u64, Status> {
+        Ok(handle::read_index(&self.raft, confirm).await?)
     }
 }

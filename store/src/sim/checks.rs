@@ -6,7 +6,7 @@ use super::clients::Notes;
 use super::history::{Call, Event, Op, Outcome, Seen, check};
 use super::truth::Became;
 use super::watchers::{Heard, Piece};
-use super::{cluster, world};
+use super::{Kind, cluster, world};
 
 /// The fastest of the clocks, thousandths of the world's.
 const FASTEST: u64 = 1_051;
@@ -14,7 +14,6 @@ const FASTEST: u64 = 1_051;
 /// All promises.
 pub fn all(notes: &Notes) {
     let mut broken = Vec::new();
-    broken.extend(linearizable(notes));
     let revisions = world::with(|world| world.truth.revisions.clone()).unwrap_or_default();
     broken.extend(acknowledged(notes, &revisions));
     broken.extend(snapshots(notes, &revisions));
@@ -22,12 +21,13 @@ pub fn all(notes: &Notes) {
     broken.extend(leases(notes));
     broken.extend(notes.heard.iter().flat_map(|heard| watched(heard, &revisions)));
     broken.into_iter().for_each(world::violation);
+    linearizable(notes);
 }
 
 /// Why the cluster is not at rest yet.
 pub fn at_rest(notes: &Notes) -> Result<(), String> {
     let mut applied = BTreeSet::new();
-    for number in 0..cluster::size() {
+    for number in cluster::present() {
         let running = world::running(number).ok_or_else(|| format!("store{} is not up", number + 1))?;
         let now = *running.replica.hub().applied().borrow();
         applied.insert((now.index, now.position.revision));
@@ -45,7 +45,7 @@ pub fn at_rest(notes: &Notes) -> Result<(), String> {
     }
 }
 
-fn linearizable(notes: &Notes) -> Option<String> {
+fn linearizable(notes: &Notes) {
     let mut events = notes.events.clone();
     // A lease that was asked for may run out at any time after that.
     let expiries = notes.events.iter().filter_map(|event| match event.call {
@@ -59,10 +59,13 @@ fn linearizable(notes: &Notes) -> Option<String> {
         _ => None,
     });
     events.extend(expiries.collect::<Vec<_>>());
-    check::linearizable(&events).err().map(|rejected| match rejected {
-        check::Rejected::Undecided => super::UNDECIDED.to_owned(),
-        rejected => format!("the history is not linearizable: {rejected:#?}"),
-    })
+    match check::linearizable(&events) {
+        Ok(()) => {}
+        Err(check::Rejected::Undecided) => {
+            world::wrong(Kind::Undecided, "the search for an order of all calls took too long".to_owned());
+        }
+        Err(rejected) => world::violation(format!("the history is not linearizable: {rejected:#?}")),
+    }
 }
 
 /// What was acknowledged is in the one history that all replicas have, at the revision that was said.

@@ -4,17 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_proto::etcd::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, PutRequest,
-    RangeRequest, RequestOp, ResponseHeader, TxnRequest, compare, kv_server::Kv as _, lease_server::Lease as _,
-    request_op::Request as Wanted, response_op::Response as Given,
+    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest, kv_server::Kv as _,
+    lease_server::Lease as _,
 };
-use balsa_proto::etcd::mvccpb::KeyValue;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use tonic::{Code, Request, Status};
 
+use super::history::etcd::{Wanted, outcome, revision, seen, transaction, wanted};
 use super::history::{Answer, Call, Compare, Event, Op, Outcome, Seen};
-use super::truth::text;
 use super::watchers::Heard;
 use super::wire::{self, Broken, Handler};
 use super::world::{self, CLIENTS};
@@ -65,65 +63,9 @@ fn key(number: u64) -> String {
     format!("k{number}")
 }
 
-fn seen(kv: KeyValue) -> (String, Seen) {
-    let seen = Seen {
-        value: text(&kv.value),
-        create: kv.create_revision,
-        modified: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
-    };
-    (text(&kv.key), seen)
-}
-
-fn revision(header: Option<ResponseHeader>) -> i64 {
-    header.map_or(0, |header| header.revision)
-}
-
 fn range(from: &str, to: &str, serializable: bool, at: i64) -> RangeRequest {
     let (key, range_end) = (from.to_owned().into(), to.to_owned().into());
     RangeRequest { key, range_end, serializable, revision: at, ..Default::default() }
-}
-
-fn wanted(op: &Op) -> Wanted {
-    match op {
-        Op::Put { key, value, lease } => {
-            let (key, value) = (key.clone().into(), value.clone().into());
-            Wanted::RequestPut(PutRequest { key, value, lease: *lease, ..Default::default() })
-        }
-        Op::Delete { from, to } => {
-            let (key, range_end) = (from.clone().into(), to.clone().into());
-            Wanted::RequestDeleteRange(DeleteRangeRequest { key, range_end, prev_kv: false })
-        }
-        Op::Range { from, to } => Wanted::RequestRange(range(from, to, false, 0)),
-    }
-}
-
-fn comparison(wanted: &Compare) -> balsa_proto::etcd::etcdserverpb::Compare {
-    let (key, target, union) = match wanted {
-        Compare::Modified(key, revision) => {
-            (key, compare::CompareTarget::Mod, compare::TargetUnion::ModRevision(*revision))
-        }
-        Compare::Value(key, value) => {
-            (key, compare::CompareTarget::Value, compare::TargetUnion::Value(value.clone().into()))
-        }
-    };
-    balsa_proto::etcd::etcdserverpb::Compare {
-        result: compare::CompareResult::Equal as i32,
-        target: target as i32,
-        key: key.clone().into(),
-        target_union: Some(union),
-        ..Default::default()
-    }
-}
-
-fn given(given: Option<Given>) -> Answer {
-    match given {
-        Some(Given::ResponsePut(_)) => Answer::Put,
-        Some(Given::ResponseDeleteRange(response)) => Answer::Deleted(response.deleted),
-        Some(Given::ResponseRange(response)) => Answer::Range(response.kvs.into_iter().map(seen).collect()),
-        Some(Given::ResponseTxn(_)) | None => Answer::Range(Vec::new()),
-    }
 }
 
 fn done(revision: i64, answers: Vec<Answer>) -> Outcome {
@@ -161,12 +103,8 @@ async fn perform(replica: Arc<Replica>, call: Call, ttl: i64) -> Result<Outcome,
             }
         }
         Call::Txn { compare, then, otherwise } => {
-            let ops = |ops: &[Op]| ops.iter().map(|op| RequestOp { request: Some(wanted(op)) }).collect();
-            let (success, failure) = (ops(&then), ops(&otherwise));
-            let compare = compare.iter().map(comparison).collect();
-            let response = service.txn(Request::new(TxnRequest { compare, success, failure })).await?.into_inner();
-            let answers = response.responses.into_iter().map(|op| given(op.response)).collect();
-            Ok(Outcome::Done { revision: revision(response.header), succeeded: response.succeeded, answers })
+            let response = service.txn(Request::new(transaction(&compare, &then, &otherwise))).await?;
+            Ok(outcome(response.into_inner()))
         }
     }
 }
@@ -202,7 +140,7 @@ impl Client {
     }
 
     fn move_on(&mut self) {
-        self.at = world::below(cluster::size() as u64) as usize;
+        self.at = cluster::somebody();
     }
 
     /// Calls its replica and notes what comes of it.
@@ -239,7 +177,7 @@ impl Client {
         let is = |refusal: Refusal| status.message() == refusal.to_string();
         if is(Refusal::LeaseNotFound) || is(Refusal::LeaseExists) {
             Some(Outcome::Refused)
-        } else if is(Refusal::NoLeader) || is(Refusal::TooManyRequests) {
+        } else if is(Refusal::NoLeader) || is(Refusal::TooManyRequests) || is(Refusal::NotForLearner) {
             None
         } else if status.code() == Code::Unavailable {
             Some(Outcome::Unknown)
@@ -353,7 +291,7 @@ impl Client {
             self.renewed(id, asked);
             let put = Op::Put { key: format!("l{id}"), value: self.value(), lease: id };
             self.ask(Call::one(put), 0).await;
-            for _ in 0..world::below(5) {
+            for _ in 0..world::below(8) {
                 sleep(Duration::from_millis(300 + world::below(ttl as u64 * 700))).await;
                 let asked = world::now();
                 if self.keep_alive(id).await == Some(true) {

@@ -62,7 +62,7 @@ pub fn crash(root: &Path) {
     for path in under {
         let old = with(|disks| match disks.get(&path) {
             Some(Entry::Database(base)) => {
-                let after = base.lock().after_crash(|versions| world::below(versions as u64) as usize);
+                let after = base.lock().after_crash(world::below);
                 disks.insert(path.clone(), Entry::Database(Arc::new(Mutex::new(after))))
             }
             _ => None,
@@ -78,12 +78,13 @@ pub async fn seek() {
 
 /// Time that passes between a write and the knowledge that it is durable.
 pub async fn sync() {
-    wait(3).await;
+    // Every disk hangs now and then.
+    wait(if world::chance(3) { 1_500 } else { 3 }).await;
 }
 
 async fn wait(usual: u64) {
     let slow = node::current().map_or(0, |node| world::slow_disk(node.number));
-    let most = if slow > 0 { slow } else { usual };
+    let most = usual.max(slow);
     let millis = world::below(most + 1);
     if millis > 0 {
         tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -2,8 +2,8 @@
 //!
 //! Every write leaves a version of the whole content behind until the next sync or flush; a crash goes back to the
 //! last durable one or to any version after it, as the seed says (a database may have written more than it was asked
-//! to). A write is atomic and never torn in two: RocksDB's own logs and files promise that, and the tests with real
-//! processes look at it.
+//! to). A write that is to be synced goes to a log of records ([`wal`]) and is durable when the disk says so; a crash
+//! before that tears it.
 
 use std::marker::PhantomData;
 use std::ops::{Bound, Deref};
@@ -14,6 +14,7 @@ use imbl::OrdMap;
 use parking_lot::Mutex;
 pub use rocksdb::{Cache, Options};
 
+use super::wal::{self, Op};
 use super::disk;
 
 type Bytes = Arc<[u8]>;
@@ -27,29 +28,61 @@ pub struct Error(String);
 #[derive(Clone, Default)]
 pub struct Content(Vec<OrdMap<Bytes, Bytes>>);
 
+impl Content {
+    fn take(&mut self, op: Op) {
+        let family = match op {
+            Op::Put(family, ..) | Op::Delete(family, _) | Op::DeleteRange(family, ..) => self.0.get_mut(family),
+        };
+        let Some(map) = family else { return };
+        match op {
+            Op::Put(_, key, value) => drop(map.insert(key, value)),
+            Op::Delete(_, key) => drop(map.remove(&key)),
+            Op::DeleteRange(_, from, to) => {
+                let range = (Bound::Included(from.as_ref()), Bound::Excluded(to.as_ref()));
+                let doomed: Vec<Bytes> = map.range::<_, [u8]>(range).map(|(key, _)| key.clone()).collect();
+                for key in doomed {
+                    map.remove(&key);
+                }
+            }
+        }
+    }
+}
+
 /// A database's place on the simulated disk.
 #[derive(Default)]
 pub struct Base {
     live: Content,
     durable: Content,
     since: Vec<Content>,
+    /// Records whose sync has not ended.
+    unsynced: Vec<u8>,
     names: Vec<String>,
 }
 
 impl Base {
     pub fn holding(names: Vec<String>, content: Content) -> Self {
-        Self { live: content.clone(), durable: content, since: Vec::new(), names }
+        Self { live: content.clone(), durable: content, since: Vec::new(), unsynced: Vec::new(), names }
+    }
+
+    fn all_is_durable(&mut self) {
+        self.durable = self.live.clone();
+        self.since.clear();
+        self.unsynced.clear();
     }
 
     pub fn content(&self) -> (Vec<String>, Content) {
         (self.names.clone(), self.live.clone())
     }
 
-    /// After a crash: what was durable, or one of the `choose(n)` versions since.
-    pub fn after_crash(&self, choose: impl FnOnce(usize) -> usize) -> Self {
-        let at = if self.since.is_empty() { 0 } else { choose(self.since.len() + 1) };
-        let content = if at == 0 { &self.durable } else { &self.since[at - 1] };
-        Self::holding(self.names.clone(), content.clone())
+    /// After a crash: what was durable, or one of the versions since, and what is whole of the records that were being
+    /// synced; `below` chooses a number.
+    pub fn after_crash(&self, mut below: impl FnMut(u64) -> u64) -> Self {
+        let at = if self.since.is_empty() { 0 } else { below(self.since.len() as u64 + 1) as usize };
+        let mut content = if at == 0 { self.durable.clone() } else { self.since[at - 1].clone() };
+        if !self.unsynced.is_empty() {
+            wal::replay(&wal::torn(self.unsynced.clone(), below)).into_iter().for_each(|op| content.take(op));
+        }
+        Self::holding(self.names.clone(), content)
     }
 }
 
@@ -138,33 +171,24 @@ impl DB {
 
     pub fn write_opt(&self, batch: WriteBatch, options: &WriteOptions) -> Result<(), Error> {
         let mut base = self.base.lock();
-        for op in batch.0 {
-            match op {
-                Op::Put(family, key, value) => drop(base.live.0[family].insert(key, value)),
-                Op::Delete(family, key) => drop(base.live.0[family].remove(&key)),
-                Op::DeleteRange(family, from, to) => {
-                    let map = &mut base.live.0[family];
-                    let doomed: Vec<Bytes> = map.range::<_, [u8]>((Bound::Included(from.as_ref()), Bound::Excluded(to.as_ref()))).map(|(key, _)| key.clone()).collect();
-                    for key in doomed {
-                        map.remove(&key);
-                    }
-                }
-            }
-        }
         if options.sync {
-            base.durable = base.live.clone();
-            base.since.clear();
-        } else {
+            base.unsynced.extend(wal::record(&batch.0));
+        }
+        batch.0.into_iter().for_each(|op| base.live.take(op));
+        if !options.sync {
             let version = base.live.clone();
             base.since.push(version);
         }
         Ok(())
     }
 
+    /// The sync of what was written has ended.
+    pub fn synced(&self) {
+        self.base.lock().all_is_durable();
+    }
+
     pub fn flush_cfs_opt(&self, _: &[&ColumnFamily], _: &FlushOptions) -> Result<(), Error> {
-        let mut base = self.base.lock();
-        base.durable = base.live.clone();
-        base.since.clear();
+        self.base.lock().all_is_durable();
         Ok(())
     }
 
@@ -209,12 +233,6 @@ pub struct FlushOptions;
 
 impl FlushOptions {
     pub fn set_wait(&mut self, _: bool) {}
-}
-
-enum Op {
-    Put(usize, Bytes, Bytes),
-    Delete(usize, Bytes),
-    DeleteRange(usize, Bytes, Bytes),
 }
 
 #[derive(Default)]

@@ -1,5 +1,5 @@
-//! The store in a simulated world: its real code (openraft, log store, state machine, key space, leases, watches) as 3
-//! or 5 replicas in one thread, over a network, disks and clocks that one seed decides.
+//! The store in a simulated world: its real code (openraft, log store, state machine, key space, leases, watches) as
+//! some replicas in one thread, over a network, disks and clocks that one seed decides.
 //!
 //! What is simulated is what lies below the seams: [`crate::rt`] (tasks, clock), [`crate::disk`]'s database and files,
 //! `raft::network`. A seed gives the same run every time, to the byte of its event log; docs/STORE.md says how to run
@@ -16,8 +16,10 @@ mod history;
 mod nemesis;
 pub mod newest;
 pub mod node;
+mod operator;
 mod tests;
 pub mod truth;
+mod wal;
 mod watchers;
 pub mod wire;
 pub mod world;
@@ -28,8 +30,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use clients::{Client, Shared};
 use history::{Call, Op, Outcome};
-use nemesis::Setting;
-pub use world::broken;
+use operator::Operator;
+pub use world::{Kind, Violation, broken};
 
 /// Ways to break the store on purpose; only tests can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub enum Mutation {
     AckBeforeSync,
     /// Reads do not ask whether the leader still leads.
     SkipReadIndex,
-    /// Votes are not stored.
+    /// Votes are not stored before they are answered; only who leads is.
     LoseVote,
     /// Entries that another leader overruled stay on disk.
     KeepTruncated,
@@ -62,11 +64,19 @@ pub enum Mutation {
     SilentSnapshot,
     /// Compaction removes what readers at the compacted revision still see.
     CompactTooMuch,
+    /// What a crash left of a half-written record is taken for whole.
+    SkipTornCheck,
+    /// A new member votes before it has caught up.
+    JoinWithoutCatchUp,
+    /// A change of the membership that its leader did not finish stays half done.
+    LeaveJoint,
+    /// A change of the membership that is not committed is told as one that is.
+    TellUncommitted,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeSync,
         Self::SkipReadIndex,
         Self::LoseVote,
@@ -81,19 +91,29 @@ impl Mutation {
         Self::RetryUnknown,
         Self::SilentSnapshot,
         Self::CompactTooMuch,
+        Self::SkipTornCheck,
+        Self::JoinWithoutCatchUp,
+        Self::LeaveJoint,
+        Self::TellUncommitted,
     ];
-}
 
-/// What stands among the violations when the search for an order of the calls was given up: nothing is known to be wrong.
-pub const UNDECIDED: &str = "undecided: the search for an order of all calls took too long";
+    /// What it is found by at the latest: a broken promise, or, where nobody is told anything wrong, by a store that
+    /// cannot go on.
+    pub fn shows_as(self) -> Option<Kind> {
+        match self {
+            Self::PurgeUnflushed | Self::SkipTornCheck | Self::JoinWithoutCatchUp | Self::LeaveJoint => None,
+            _ => Some(Kind::Promise),
+        }
+    }
+}
 
 /// What a run showed.
 #[derive(Debug)]
 pub struct Report {
     /// Everything that happened, a line each.
     pub log: String,
-    /// Broken promises.
-    pub violations: Vec<String>,
+    /// What is wrong.
+    pub violations: Vec<Violation>,
     /// Calls that clients made, and what came of them.
     pub calls: Vec<history::Event>,
     /// The world's time that it took, milliseconds.
@@ -101,9 +121,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether a promise is known to be broken.
-    pub fn failed(&self) -> bool {
-        self.violations.iter().any(|violation| violation != UNDECIDED)
+    /// The first thing that is known to be wrong, of one kind or of any.
+    pub fn wrong(&self, kind: Option<Kind>) -> Option<&Violation> {
+        let is_it = |violation: &&Violation| kind.map_or(violation.kind != Kind::Undecided, |kind| violation.kind == kind);
+        self.violations.iter().find(is_it)
     }
 }
 
@@ -112,9 +133,8 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime on this thread");
     let (calls, millis) = runtime.block_on(async {
-        let nodes = if seed % 4 == 3 { 5 } else { 3 };
-        world::begin(seed, nodes, mutation);
-        let calls = scenario().await;
+        world::begin(seed, mutation);
+        let calls = scenario(if seed % 4 == 3 { 5 } else { 3 }).await;
         (calls, world::now())
     });
     let (log, violations) = world::end();
@@ -122,20 +142,24 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
     Report { log, violations, calls, millis }
 }
 
-fn setting() -> Setting {
+/// The replicas that begin, on disks that are empty.
+async fn begin(founders: usize) {
     let steady = world::chance(300);
-    let rates = std::array::from_fn(|_| if steady { 1_000_000 } else { 950_000 + world::below(100_001) });
     let (loss, delay) = ([0, 0, 5, 20][world::below(4) as usize], [1, 3, 8, 25][world::below(4) as usize]);
-    world::with(|world| (world.loss, world.delay) = (loss, delay));
-    Setting { snapshots: 16 + world::below(60), rates }
+    let snapshots = 16 + world::below(60);
+    world::with(|world| (world.loss, world.delay, world.snapshots) = (loss, delay, snapshots));
+    world::note(format_args!("{founders} replicas, {loss} of 1000 lost, {delay} ms, a snapshot every {snapshots}"));
+    for _ in 0..founders {
+        let rate = if steady { 1_000_000 } else { 950_000 + world::below(100_001) };
+        match cluster::found(founders, rate) {
+            Ok(number) => cluster::start(number).await,
+            Err(error) => world::halt(format!("a replica without an identity: {error}")),
+        }
+    }
 }
 
-async fn scenario() -> Vec<history::Event> {
-    let setting = setting();
-    world::note(format_args!("{} replicas, {setting:?}", cluster::size()));
-    for number in 0..cluster::size() {
-        cluster::start(number, setting.rates[number], setting.snapshots).await;
-    }
+async fn scenario(founders: usize) -> Vec<history::Event> {
+    begin(founders).await;
     let notes = Shared::default();
     let watching = watch(&notes);
     let workers = 3 + world::below(3) as usize;
@@ -146,13 +170,24 @@ async fn scenario() -> Vec<history::Event> {
     for number in workers..workers + 2 {
         work.spawn(Client::new(number, notes.clone()).lease(3));
     }
-    let faults = tokio::spawn(nemesis::run(Duration::from_millis(4_000 + world::below(8_000)), setting));
+    let until = Instant::now() + Duration::from_millis(4_000 + world::below(8_000));
+    let operator = world::chance(500).then(|| tokio::spawn(Operator::default().work(until)));
+    let faults = tokio::spawn(nemesis::run(until));
     while work.join_next().await.is_some() {}
     let _ended = faults.await;
-    settle(&notes).await;
+    let mut operator = match operator {
+        Some(working) => working.await.ok(),
+        None => None,
+    };
+    nemesis::heal().await;
+    if let Some(operator) = &mut operator {
+        operator.finish().await;
+    }
+    settle(&notes, operator.is_some_and(|operator| operator.waits_for_nobody())).await;
     for watching in watching {
         watching.abort();
     }
+    // Also when nothing came to rest: what was acknowledged by then is promised.
     checks::all(&notes.lock());
     std::mem::take(&mut notes.lock().events)
 }
@@ -167,9 +202,11 @@ fn watch(notes: &Shared) -> Vec<tokio::task::JoinHandle<()>> {
     watches.collect()
 }
 
-/// After the last fault everything must come to rest: writes succeed, all replicas are equal, leases run out, watchers
-/// hear of everything.
-async fn settle(notes: &Shared) {
+/// After the last fault everything must come to rest: writes succeed, with as many voters down as may be if
+/// `short_handed`; all replicas become equal, leases run out, watchers hear of everything.
+async fn settle(notes: &Shared, short_handed: bool) {
+    let down = if short_handed || world::chance(200) { operator::spare() } else { Vec::new() };
+    down.iter().copied().for_each(cluster::crash);
     let mut last = Client::new(99, notes.clone());
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut wrote = false;
@@ -179,19 +216,27 @@ async fn settle(notes: &Shared) {
         sleep(Duration::from_millis(100)).await;
     }
     if !wrote {
-        return world::violation("a minute after the last fault no write succeeds".to_owned());
+        return world::halt(format!("a minute after the last fault no write succeeds, with {down:?} down"));
+    }
+    for number in down {
+        cluster::start(number).await;
     }
     let rest = timeout(Duration::from_secs(60), async {
         loop {
             sleep(Duration::from_millis(100)).await;
-            if checks::at_rest(&notes.lock()).is_ok() {
+            if at_rest(notes).is_ok() {
                 return;
             }
         }
     });
     if rest.await.is_err() {
-        let why = checks::at_rest(&notes.lock()).err().unwrap_or_default();
-        world::violation(format!("a minute after the last fault: {why}"));
+        let why = at_rest(notes).err().unwrap_or_default();
+        world::halt(format!("a minute after the last fault: {why}"));
     }
     last.ask(Call::one(Op::Range { from: "k".to_owned(), to: "m".to_owned() }), 0).await;
+}
+
+fn at_rest(notes: &Shared) -> Result<(), String> {
+    operator::at_rest()?;
+    checks::at_rest(&notes.lock())
 }

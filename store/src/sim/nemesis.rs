@@ -2,97 +2,71 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{cluster, world};
 
-/// What stays the same over a run.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// Entries between snapshots.
-    pub snapshots: u64,
-    /// Each replica's clock, millionths.
-    pub rates: [u64; cluster::MOST],
-}
-
-fn millis(least: u64, most: u64) -> Duration {
+/// A time between two.
+pub fn millis(least: u64, most: u64) -> Duration {
     Duration::from_millis(least + world::below(most - least + 1))
-}
-
-fn somebody() -> usize {
-    world::below(cluster::size() as u64) as usize
 }
 
 /// The leader, most of the time.
 fn victim() -> usize {
-    if world::chance(650) { cluster::leader().unwrap_or_else(somebody) } else { somebody() }
+    if world::chance(650) { cluster::leader().unwrap_or_else(cluster::somebody) } else { cluster::somebody() }
 }
 
-async fn restart(number: usize, setting: Setting) {
-    if world::running(number).is_none() {
-        cluster::start(number, setting.rates[number], setting.snapshots).await;
+/// Starts a replica again, if it is one that counts.
+async fn restart(number: usize) {
+    if !cluster::is_gone(number) {
+        cluster::start(number).await;
+    }
+}
+
+/// Nothing gets from one side to the other.
+fn cut(one: &[usize], other: &[usize]) {
+    for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (*from, *to))) {
+        world::set_cut(from, to, true);
+        world::set_cut(to, from, true);
     }
 }
 
 /// One fault, from its beginning to its end.
-async fn fault(setting: Setting) {
-    let size = cluster::size();
-    match world::below(12) {
+async fn fault() {
+    match world::below(14) {
         0 | 1 => {
             let number = victim();
             cluster::crash(number);
             sleep(millis(50, 2_500)).await;
-            restart(number, setting).await;
+            restart(number).await;
         }
-        2 => {
-            // Some at the same moment, more than a majority too.
-            let number = somebody();
-            let count = 1 + world::below(size as u64) as usize;
-            (0..count).for_each(|more| cluster::crash((number + more) % size));
-            sleep(millis(50, 1_000)).await;
-            for more in 0..count {
-                restart((number + more) % size, setting).await;
-                sleep(millis(0, 300)).await;
-            }
-        }
+        2 => some_crash().await,
         3 => {
-            (0..size).for_each(cluster::crash);
+            let all = cluster::present();
+            if world::chance(600) {
+                // With much on its way to the disks.
+                all.iter().for_each(|number| world::set_slow_disk(*number, 400));
+                sleep(millis(100, 1_500)).await;
+            }
+            all.iter().copied().for_each(cluster::crash);
+            all.iter().for_each(|number| world::set_slow_disk(*number, 0));
             sleep(millis(10, 500)).await;
-            for number in 0..size {
-                restart(number, setting).await;
+            for number in all {
+                restart(number).await;
             }
         }
-        4 | 5 => {
-            let number = victim();
-            world::note(format_args!("store{} is alone", number + 1));
-            let others = || (0..size).filter(move |other| *other != number);
-            let (out, back) = match world::below(4) {
-                0 => (true, false),
-                1 => (false, true),
-                _ => (true, true),
-            };
-            others().for_each(|other| {
-                world::set_cut(number, other, out);
-                world::set_cut(other, number, back);
-            });
-            sleep(millis(500, 4_000)).await;
-            world::mend();
-        }
+        4 | 5 => alone(victim()).await,
         6 => {
-            let side: Vec<bool> = (0..size).map(|_| world::chance(500)).collect();
-            world::note(format_args!("two sides: {side:?}"));
-            for from in 0..size {
-                for to in (0..size).filter(|to| side[from] != side[*to]) {
-                    world::set_cut(from, to, true);
-                }
-            }
+            let (one, other): (Vec<usize>, Vec<usize>) = cluster::present().into_iter().partition(|_| world::chance(500));
+            world::note(format_args!("two sides: {one:?} and {other:?}"));
+            cut(&one, &other);
             sleep(millis(500, 4_000)).await;
             world::mend();
         }
         7 => {
             // Single links, in single directions.
-            for _ in 0..=world::below(size as u64) {
-                let (from, to) = (somebody(), somebody());
+            for _ in 0..=world::below(cluster::present().len() as u64) {
+                let (from, to) = (cluster::somebody(), cluster::somebody());
                 world::note(format_args!("cut {from}->{to}"));
                 world::set_cut(from, to, true);
             }
@@ -109,39 +83,123 @@ async fn fault(setting: Setting) {
             running.node.resume();
         }
         10 => {
-            let number = somebody();
+            let number = cluster::somebody();
             world::note(format_args!("store{} has a slow disk", number + 1));
             world::set_slow_disk(number, 20 + world::below(400));
             sleep(millis(500, 3_000)).await;
+            if world::chance(300) {
+                // In the middle of something, most likely.
+                cluster::crash(number);
+                sleep(millis(0, 300)).await;
+                restart(number).await;
+            }
             world::set_slow_disk(number, 0);
         }
+        11 => between_two().await,
+        12 => torn_leader().await,
         _ => {
             // Somebody crashes, its peers go on, somebody else crashes before the first has caught up.
-            let (first, second) = (victim(), somebody());
+            let (first, second) = (victim(), cluster::somebody());
             cluster::crash(first);
             sleep(millis(500, 3_000)).await;
-            restart(first, setting).await;
+            restart(first).await;
             sleep(millis(0, 200)).await;
             cluster::crash(second);
             sleep(millis(50, 1_000)).await;
-            restart(second, setting).await;
+            restart(second).await;
         }
     }
 }
 
-/// Faults for `duration` of the world's time, then none any more.
-pub async fn run(duration: Duration, setting: Setting) {
+/// Some at the same moment, more than a majority too.
+async fn some_crash() {
+    let mut some = cluster::present();
+    let count = 1 + world::below(some.len() as u64) as usize;
+    while some.len() > count {
+        some.remove(world::below(some.len() as u64) as usize);
+    }
+    some.iter().copied().for_each(cluster::crash);
+    sleep(millis(50, 1_000)).await;
+    for number in some {
+        restart(number).await;
+        sleep(millis(0, 300)).await;
+    }
+}
+
+async fn alone(number: usize) {
+    world::note(format_args!("store{} is alone", number + 1));
+    let (out, back) = match world::below(4) {
+        0 => (true, false),
+        1 => (false, true),
+        _ => (true, true),
+    };
+    for other in cluster::present().into_iter().filter(|other| *other != number) {
+        world::set_cut(number, other, out);
+        world::set_cut(other, number, back);
+    }
+    // Long enough now and then that leases run out meanwhile.
+    sleep(if world::chance(200) { millis(4_000, 9_000) } else { millis(500, 4_000) }).await;
+    world::mend();
+}
+
+/// Two sides that cannot hear each other compete for the voice of one between them, which crashes whenever it gave it.
+async fn between_two() {
+    let mut others = cluster::present();
+    if others.len() < 3 {
+        return;
+    }
+    let middle = others.remove(world::below(others.len() as u64) as usize);
+    let (one, other) = others.split_at(others.len() / 2);
+    world::note(format_args!("store{} is between {one:?} and {other:?}", middle + 1));
+    cut(one, other);
+    others.iter().copied().for_each(cluster::crash);
+    cluster::crash(middle);
+    sleep(millis(10, 200)).await;
+    for number in others.iter().copied().chain([middle]) {
+        restart(number).await;
+    }
+    let until = Instant::now() + millis(2_000, 6_000);
+    world::take_granted(middle);
+    while Instant::now() < until {
+        sleep(Duration::from_millis(1)).await;
+        if world::take_granted(middle) {
+            cluster::crash(middle);
+            sleep(millis(0, 40)).await;
+            restart(middle).await;
+        }
+    }
+    world::mend();
+}
+
+/// A leader that is cut off while its clients still reach it crashes, and is back when the others have another.
+async fn torn_leader() {
+    let Some(number) = cluster::leader() else { return };
+    world::note(format_args!("store{} leads alone", number + 1));
+    let others: Vec<usize> = cluster::present().into_iter().filter(|other| *other != number).collect();
+    cut(&[number], &others);
+    sleep(millis(20, 400)).await;
+    cluster::crash(number);
+    sleep(millis(0, 3_000)).await;
+    world::mend();
+    restart(number).await;
+}
+
+/// Faults until then, and none any more.
+pub async fn run(until: Instant) {
     sleep(millis(500, 2_500)).await;
-    let until = tokio::time::Instant::now() + duration;
-    while tokio::time::Instant::now() < until {
-        fault(setting).await;
+    while Instant::now() < until {
+        fault().await;
         sleep(millis(0, 1_500)).await;
     }
+}
+
+/// Ends all faults.
+pub async fn heal() {
     world::mend();
     world::with(|world| (world.loss, world.delay) = (0, 3));
     for number in 0..cluster::size() {
         world::set_slow_disk(number, 0);
-        restart(number, setting).await;
+        restart(number).await;
     }
     world::note("no more faults");
 }

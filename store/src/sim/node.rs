@@ -133,7 +133,7 @@ fn within<R>(node: &Arc<Node>, work: impl FnOnce() -> R) -> R {
     result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world::violation(format!("store{} panics: {}", node.number + 1, text.unwrap_or_default()));
+        world::halt(format!("store{} panics: {}", node.number + 1, text.unwrap_or_default()));
         resume_unwind(panic)
     })
 }

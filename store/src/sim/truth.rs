@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::history::Seen;
+use super::history::etcd::text;
 use super::world;
-use crate::disk::state::State;
+use crate::disk::state::{LEDGER, MEMBERSHIP, State};
 use crate::error::Fault;
 use crate::ledger::Ledger;
 use crate::mvcc::writer::Changes;
@@ -32,6 +33,8 @@ pub struct Truth {
     pub revoked: BTreeMap<i64, u64>,
     /// The highest compaction.
     pub compacted: i64,
+    /// Who led each term.
+    pub leaders: BTreeMap<u64, u64>,
 }
 
 impl Truth {
@@ -66,10 +69,6 @@ impl Truth {
     }
 }
 
-pub fn text(bytes: &Bytes) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 fn became(change: &Change) -> Became {
     let version = &change.version;
     let seen = (!version.is_tombstone()).then(|| Seen {
@@ -82,11 +81,14 @@ fn became(change: &Change) -> Became {
     (text(&change.key), seen)
 }
 
-/// Everything that a replica can show of its newest revision.
+/// Everything that a replica can show of its newest revision, and who the members are.
 fn hash(state: &State) -> Result<u64, Fault> {
+    let (members, ledger) = (state.meta(MEMBERSHIP)?, state.meta(LEDGER)?);
     state.read(|view| {
+        crate::disk::counts::check(view)?;
         let position = view.position()?;
         let mut hasher = DefaultHasher::new();
+        (members, ledger).hash(&mut hasher);
         (position.revision, position.compacted).hash(&mut hasher);
         let all = KeyRange { start: Bytes::new(), end: End::Unbounded };
         view.scan(&all, position.revision, false, &mut |key, version| {
@@ -111,7 +113,7 @@ impl Recorder {
     fn compare(&self, index: u64) {
         let hash = match hash(&self.state) {
             Ok(hash) => hash,
-            Err(fault) => return world::violation(format!("store{} cannot read its state: {fault}", self.number + 1)),
+            Err(fault) => return world::halt(format!("store{} cannot read its state: {fault}", self.number + 1)),
         };
         let first = world::with(|world| *world.truth.hashes.entry(index).or_insert((hash, self.number)));
         if let Some((known, other)) = first

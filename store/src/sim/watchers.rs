@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::clients::Shared;
-use super::truth::{Became, text};
+use super::truth::Became;
 use super::wire::{self, Handler};
 use super::world::{self, CLIENTS};
-use super::{cluster, history::Seen};
+use super::{cluster, history::etcd};
 use crate::watch::stream::WatchStream;
 
 /// What one watching client heard, in unbroken pieces: a piece ends only where history was compacted.
@@ -65,7 +65,7 @@ async fn connect(me: usize, number: usize) -> Option<Ends> {
 pub async fn watch(me: usize, place: usize, notes: Shared, first: i64) {
     let mut next = first;
     loop {
-        let number = world::below(cluster::size() as u64) as usize;
+        let number = cluster::somebody();
         let heard = notes.lock().heard[place].clone();
         let Some((requests, mut answers)) = connect(me, number).await else {
             sleep(Duration::from_millis(50)).await;
@@ -80,7 +80,8 @@ pub async fn watch(me: usize, place: usize, notes: Shared, first: i64) {
         while let Ok(Some(Ok(response))) = timeout(patience, answers.recv()).await {
             let canceled = response.canceled;
             next = take(me, place, &notes, next, response);
-            if canceled {
+            // One that was removed may go on telling that nothing happens.
+            if canceled || cluster::is_gone(number) {
                 break;
             }
             if world::chance(100) {
@@ -119,15 +120,9 @@ fn take(me: usize, place: usize, notes: &Shared, next: i64, response: WatchRespo
         let Some(kv) = event.kv else { continue };
         let at = kv.mod_revision;
         let deleted = event.r#type == EventType::Delete as i32;
-        let seen = (!deleted).then(|| Seen {
-            value: text(&kv.value),
-            create: kv.create_revision,
-            modified: at,
-            version: kv.version,
-            lease: kv.lease,
-        });
+        let (key, seen) = etcd::seen(kv);
         last = last.max(at);
-        piece.events.push((at, (text(&kv.key), seen)));
+        piece.events.push((at, (key, (!deleted).then_some(seen))));
     }
     if told_all {
         // Nothing but how far it is.

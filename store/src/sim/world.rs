@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Mutation;
 use super::node::Node;
 use super::truth::Truth;
+use crate::member::Identity;
 use crate::replica::Replica;
 
 /// Clients are endpoints of the network too, numbered from here on.
@@ -26,20 +27,61 @@ pub struct Running {
     pub replica: Arc<Replica>,
 }
 
+/// A replica's place in the world: what there is of it while it is down too.
+pub struct Place {
+    pub identity: Identity,
+    /// How fast its clock runs, millionths of the world's.
+    pub rate: u64,
+    pub running: Option<Running>,
+    /// Longest time that a step of its disk takes, milliseconds; 0 for the usual.
+    slow: u64,
+    /// Its removal was asked for.
+    pub leaving: bool,
+    /// It was removed, or its disk is lost: nobody starts it again, but by mistake.
+    pub gone: bool,
+}
+
+impl Place {
+    pub fn new(identity: Identity, rate: u64) -> Self {
+        Self { identity, rate, running: None, slow: 0, leaving: false, gone: false }
+    }
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody was told something that is not so, or replicas disagree.
+    Promise,
+    /// The store panics, does not start, or does not come to rest.
+    Halt,
+    /// Nothing is known to be wrong: the search for an order of all calls took too long.
+    Undecided,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    pub kind: Kind,
+    pub text: String,
+}
+
 /// See the module.
 pub struct World {
     rng: SmallRng,
     epoch: Instant,
     log: String,
     mutation: Option<Mutation>,
-    violations: Vec<String>,
-    pub running: Vec<Option<Running>>,
+    violations: Vec<Violation>,
+    pub places: Vec<Place>,
+    /// Entries between snapshots.
+    pub snapshots: u64,
     /// Links that let nothing through, one direction each.
     cut: BTreeSet<(usize, usize)>,
     /// Lost messages, thousandths; longest usual delay, milliseconds.
     pub loss: u64,
     pub delay: u64,
-    slow: Vec<u64>,
+    /// Who granted a vote lately.
+    granted: BTreeSet<usize>,
     pub truth: Truth,
 }
 
@@ -47,8 +89,8 @@ thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
 }
 
-/// Begins a world of `nodes` replicas; call it where the paused clock runs.
-pub fn begin(seed: u64, nodes: usize, mutation: Option<Mutation>) {
+/// Begins a world without replicas; call it where the paused clock runs.
+pub fn begin(seed: u64, mutation: Option<Mutation>) {
     super::disk::wipe();
     let world = World {
         rng: SmallRng::seed_from_u64(seed),
@@ -56,18 +98,19 @@ pub fn begin(seed: u64, nodes: usize, mutation: Option<Mutation>) {
         log: String::new(),
         mutation,
         violations: Vec::new(),
-        running: vec![None; nodes],
+        places: Vec::new(),
+        snapshots: 16,
         cut: BTreeSet::new(),
         loss: 0,
         delay: 3,
-        slow: vec![0; nodes],
+        granted: BTreeSet::new(),
         truth: Truth::default(),
     };
     WORLD.with(|cell| *cell.borrow_mut() = Some(world));
 }
 
 /// Ends it and hands over the event log and what was found.
-pub fn end() -> (String, Vec<String>) {
+pub fn end() -> (String, Vec<Violation>) {
     let world = WORLD.with(|cell| cell.borrow_mut().take());
     super::disk::wipe();
     world.map(|mut world| (std::mem::take(&mut world.log), std::mem::take(&mut world.violations))).unwrap_or_default()
@@ -113,8 +156,28 @@ pub fn note(text: impl std::fmt::Display) {
 
 /// Notes that a promise was broken.
 pub fn violation(text: String) {
-    note(format_args!("VIOLATION {text}"));
-    with(|world| world.violations.push(text));
+    wrong(Kind::Promise, text);
+}
+
+/// Notes that the store cannot go on.
+pub fn halt(text: String) {
+    wrong(Kind::Halt, text);
+}
+
+/// Notes that something is wrong.
+pub fn wrong(kind: Kind, text: String) {
+    note(format_args!("VIOLATION ({kind:?}) {text}"));
+    with(|world| world.violations.push(Violation { kind, text }));
+}
+
+/// Notes that a replica granted a vote.
+pub fn granted(number: usize) {
+    with(|world| world.granted.insert(number));
+}
+
+/// Whether a replica granted a vote since the last time this was asked.
+pub fn take_granted(number: usize) -> bool {
+    with(|world| world.granted.remove(&number)).unwrap_or(false)
 }
 
 /// Whether the store is broken in this way on purpose.
@@ -139,17 +202,17 @@ pub fn is_cut(from: usize, to: usize) -> bool {
 
 /// Longest time that a step of a disk takes, milliseconds; 0 for the usual.
 pub fn slow_disk(number: usize) -> u64 {
-    with(|world| world.slow.get(number).copied().unwrap_or(0)).unwrap_or(0)
+    with(|world| world.places.get(number).map_or(0, |place| place.slow)).unwrap_or(0)
 }
 
 /// Makes a disk slow, or as usual again with 0.
 pub fn set_slow_disk(number: usize, millis: u64) {
-    with(|world| world.slow[number] = millis);
+    with(|world| world.places[number].slow = millis);
 }
 
 /// A replica, if it is up.
 pub fn running(number: usize) -> Option<Running> {
-    with(|world| world.running.get(number).cloned().flatten()).flatten()
+    with(|world| world.places.get(number)?.running.clone()).flatten()
 }
 
 /// How long the next message is on its way.

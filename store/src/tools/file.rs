@@ -36,7 +36,7 @@ pub fn unpack(path: &Path, dir: &Path) -> anyhow::Result<()> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(0))?;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    crate::disk::make_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let mut archive = tar::Archive::new(file.take(size.saturating_sub(HASH)));
     for entry in archive.entries().context("a file that is no backup")? {
         let mut entry = entry.context("a damaged backup")?;

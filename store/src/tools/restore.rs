@@ -5,17 +5,14 @@
 //! say that it was made by the first entry of a log that is cut behind it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 
 use super::{file, verify};
 use crate::config::Config;
-use crate::disk::engine::WriteBatch;
 use crate::disk::log::LogDisk;
-use crate::disk::state::{self, APPLIED, LEDGER, MEMBERSHIP, META, POSITION, State};
-use crate::disk::view::family;
+use crate::disk::state::State;
 use crate::member;
 use crate::mvcc::Position;
 use crate::raft::founding::Founding;
@@ -100,14 +97,7 @@ impl Restore {
         let mut ledger = state.ledger()?;
         // The old members' names and URLs; the new ones publish theirs.
         ledger.members.clear();
-        let opened: Arc<_> = state.current();
-        let meta = family(opened.db(), META)?;
-        let mut write = WriteBatch::default();
-        write.put_cf(meta, POSITION, state::encode_position(position));
-        write.put_cf(meta, APPLIED, &founding.log_id);
-        write.put_cf(meta, MEMBERSHIP, &founding.membership);
-        write.put_cf(meta, LEDGER, ledger.encode());
-        opened.db().write_opt(write, &state::unlogged())?;
+        state.refound(position, &founding.log_id, &founding.membership, &ledger)?;
         state.flush(Founding::INDEX)?;
         Ok(position)
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::file::Source;
 use crate::disk::log::LogDisk;
 use crate::disk::state::{ATTACHED, KEYS, REVISIONS, State};
-use crate::disk::{hash, keys};
+use crate::disk::{counts, hash, keys};
 use crate::mvcc::{View as _, live};
 use crate::raft::founding;
 
@@ -97,6 +97,7 @@ pub fn state(state: &State) -> anyhow::Result<Found> {
                 }
             }
         }
+        counts::check(view)?;
         let hashed = hash::history(view, 0).map_err(|refusal| Broken(refusal.to_string()))?;
         let (revision, compacted) = (position.revision, position.compacted);
         Ok(Found { revision, compacted, keys: alive, versions, leases: leases.len(), hash: hashed.hash, log: None })

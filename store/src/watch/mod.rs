@@ -5,8 +5,10 @@
 //!
 //! - [`hub`]: the ring, who is interested in which keys, and waking them.
 //! - [`watchers`]: the watchers of one stream and what each must still be told; pure.
+//! - [`pace`]: when a stream tells the next news; pure.
 //! - [`stream`]: one client's stream.
 
 pub mod hub;
+pub mod pace;
 pub mod stream;
 pub mod watchers;

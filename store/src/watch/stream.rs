@@ -11,9 +11,11 @@ use balsa_proto::etcd::mvccpb::Event;
 use futures::stream::{Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::hub::{Signal, Taken};
+use super::pace::Pace;
 use super::watchers::{Watcher, Watchers, watched_range};
 use crate::error::{Fault, Refusal};
 use crate::ledger::Who;
@@ -37,6 +39,9 @@ pub struct WatchStream {
     answers: mpsc::Sender<Result<WatchResponse, Status>>,
     watchers: Watchers,
     signal: Arc<Signal>,
+    pace: Pace,
+    /// Before then nothing new is told.
+    next_round: Instant,
     progress_asked: bool,
     /// Who watches, or why nobody can tell.
     caller: Result<Option<Who>, Status>,
@@ -49,8 +54,8 @@ impl WatchStream {
         answers: mpsc::Sender<Result<WatchResponse, Status>>,
         caller: Result<Option<Who>, Status>,
     ) -> Self {
-        let (watchers, signal) = Default::default();
-        Self { replica, answers, watchers, signal, progress_asked: false, caller }
+        let (watchers, signal, pace) = Default::default();
+        Self { replica, answers, watchers, signal, pace, next_round: Instant::now(), progress_asked: false, caller }
     }
 
     /// Refuses a watcher of keys that the caller may not read, in the words of etcd's cancel reasons.
@@ -75,6 +80,7 @@ impl WatchStream {
         let mut progress = tokio::time::interval(progress_interval);
         progress.tick().await;
         let (stop, signal) = (self.replica.stop().clone(), self.signal.clone());
+        let mut due = false;
         loop {
             let behind = !self.watchers.behind().is_empty();
             let served = tokio::select! {
@@ -84,7 +90,14 @@ impl WatchStream {
                     Some(Ok(request)) => self.request(request).await,
                     None | Some(Err(_)) => break,
                 },
-                () = signal.wait() => self.live().await,
+                () = signal.wait(), if !due => {
+                    due = true;
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.next_round), if due => {
+                    due = false;
+                    self.live().await
+                }
                 _ = progress.tick() => self.progress_round().await,
                 () = std::future::ready(()), if behind => self.catch_up().await,
             };
@@ -177,6 +190,8 @@ impl WatchStream {
                 out.push((id, watcher.fragment, events));
             }
         }
+        let events = out.iter().map(|(_, _, events)| events.len()).sum();
+        self.next_round = Instant::now() + self.pace.after(out.len(), events);
         for (id, fragment, events) in out {
             self.send_events(id, fragment, events, position.revision).await?;
         }

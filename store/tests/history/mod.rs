@@ -1,10 +1,11 @@
 //! What clients asked and were told: the history of a run, the model that it is checked against, the checker, and
-//! the forms in which other checkers can read it.
+//! the forms in which other checkers can read it and in which etcd's messages say it.
 //!
 //! Shared by the simulation (`store/src/sim`) and the tests with real processes (`store/tests/store`): plain data, no
 //! clock, no runtime, nothing of the store.
 
 pub mod check;
+pub mod etcd;
 pub mod export;
 pub mod model;
 
@@ -42,7 +43,6 @@ pub enum Call {
     Txn { compare: Vec<Compare>, then: Vec<Op>, otherwise: Vec<Op> },
     Grant(i64),
     Revoke(i64),
-    /// Not a client's: the lease may expire by itself at any time after it was granted.
     /// Not a client's: the lease may expire by itself at any time after it was granted.
     #[allow(dead_code, reason = "only the simulation's clients have leases")]
     Expire(i64),

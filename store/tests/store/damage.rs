@@ -259,6 +259,59 @@ async fn a_log_with_a_flipped_bit_or_a_torn_end_is_cut_or_refused_and_never_read
     assert!(refused > 0 && whole > 0, "refused {refused}, cut {cut}, unhurt {whole}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_write_to_the_log_that_a_crash_tore_is_cut_and_damage_to_it_is_refused() {
+    const PAGE: usize = 4096;
+    let dir = tempfile::tempdir().unwrap();
+    let (written, hurt) = (dir.path().join("written"), dir.path().join("hurt"));
+    let log = LogDisk::open(&written, |_| ()).unwrap();
+    let newest = |root: &std::path::Path| {
+        let logs = files(&root.join("log")).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+        logs.max()
+    };
+    // Empty files are not listed.
+    let length = |path: Option<std::path::PathBuf>| path.map_or(0, |path| usize::try_from(path.metadata().unwrap().len()).unwrap());
+    let mut first = 0;
+    for (index, size) in [(1, 9_000), (2, 9_000), (3, 40_000)] {
+        first = length(newest(&written));
+        let (sender, synced) = tokio::sync::oneshot::channel();
+        let entry = Bytes::from(vec![0xab; size]);
+        log.append(index, vec![entry], Box::new(move |result| sender.send(result).unwrap())).await.unwrap();
+        synced.await.unwrap().unwrap();
+    }
+    let last = length(newest(&written));
+    let copies = std::cell::Cell::new(0);
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        // Each in a place of its own: what was opened before is let go a moment after its end.
+        copies.set(copies.get() + 1);
+        let hurt = hurt.join(copies.get().to_string());
+        // As a crash leaves it: the log is still open.
+        copy(&written, &hurt);
+        let path = newest(&hurt).unwrap();
+        let mut content = std::fs::read(&path).unwrap();
+        change(&mut content);
+        std::fs::write(&path, content).unwrap();
+        LogDisk::open(&hurt, |_| ()).and_then(|log| Ok(log.bounds()?.map_or(0, |(_, last)| last)))
+    };
+    assert_eq!(with(&|_| ()).unwrap(), 3);
+    let mut mended = 0;
+    for page in first.div_ceil(PAGE)..=last / PAGE {
+        let torn = with(&|content: &mut Vec<u8>| {
+            let end = content.len().min((page + 1) * PAGE);
+            content[page * PAGE..end].fill(0);
+        });
+        assert_eq!(torn.unwrap(), 2, "without page {page}");
+        mended += 1;
+    }
+    assert!(mended > 5);
+    for place in [first + 100, first + 20_000, last - 100] {
+        let flipped = with(&|content: &mut Vec<u8>| content[place] ^= 8);
+        assert!(flipped.unwrap_err().0.contains("raft log"), "a flipped bit at {place}");
+    }
+    let hole = with(&|content: &mut Vec<u8>| content[2 * PAGE..3 * PAGE].fill(0));
+    assert!(hole.unwrap_err().0.contains("raft log"), "a hole in front of what was written later");
+}
+
 #[test]
 fn a_state_with_a_flipped_bit_is_refused_or_unhurt() {
     let dir = tempfile::tempdir().unwrap();

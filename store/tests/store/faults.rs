@@ -18,16 +18,21 @@ fn signal(process: &Process, name: &str) {
 }
 
 /// Runs clients and watchers around `violence`, then checks what they noted.
-async fn under(urls: &[String], notes: &Notes, violence: impl Future<Output = ()>) {
+pub async fn under(urls: &[String], notes: &Notes, violence: impl Future<Output = ()>) {
     let work = futures::future::join_all((0..CLIENTS).map(|number| notes.work(number, urls)));
     let story = async {
         notes.goes_on(100).await;
         violence.await;
         notes.goes_on(100).await;
+        notes.stop();
+    };
+    let asked = async {
+        tokio::join!(work, story);
+        // When nobody writes any more: nothing may come after the last key.
         notes.end(urls).await;
     };
     let follow = futures::future::join_all((0..2).map(|number| notes.follow(number, urls)));
-    let (_, (), heard) = tokio::join!(work, story, follow);
+    let ((), heard) = tokio::join!(asked, follow);
     println!("{}", notes.check(&heard));
 }
 

@@ -134,6 +134,33 @@ async fn three_become_four_and_three_again_while_clients_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_when_it_was_removed_learns_it_when_it_starts_again() {
+    let mut cluster = Cluster::start(|_| ()).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    let mut client = Client::new(&cluster.url(leader));
+    client.put("k", "v").await.unwrap();
+    let id = cluster.replica(away).id();
+    cluster.halt(away).await;
+    // One that was only away comes back; so does one whose peers are away: that nobody answers is no reason to go.
+    cluster.run(away).await;
+    cluster.leader().await;
+    cluster.halt(away).await;
+    eventually("it is removed", async || {
+        let removed = client.cluster.member_remove(MemberRemoveRequest { id }).await;
+        removed.ok().map(drop)
+    })
+    .await;
+    for _ in 0..2 {
+        cluster.run(away).await;
+        let ended = cluster.replicas[away].take().unwrap().finished().await;
+        assert!(ended.unwrap_err().to_string().contains("removed from the cluster"));
+    }
+    assert!(members(&mut client).await.iter().all(|member| member.id != id));
+    client.put("k", "w").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_follows_refuses_clients_and_is_promoted() {
     let mut cluster = Cluster::start(|_| ()).await;
     let leader = cluster.leader().await;

@@ -37,6 +37,9 @@ impl Process {
             .args(["--listen-peer", &config.listen_peer.to_string()])
             .args(["--listen-metrics", &config.listen_metrics.to_string()])
             .args(["--snapshot-count", "200", "--snapshot-catchup-entries", "50", "--request-timeout", "20000"]);
+        if let Some(tls) = &config.tls {
+            command.arg("--tls-ca").arg(&tls.ca).arg("--tls-cert").arg(&tls.cert).arg("--tls-key").arg(&tls.key);
+        }
         command
     }
 

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use crate::history::model::State as Model;
 use crate::history::{Answer, Call, Compare, Op, Outcome};
-use crate::recorded::{comparison, seen, wanted};
+use crate::history::etcd::{seen, transaction};
 
 const KEYS: [&str; 6] = ["a", "aa", "ab", "b", "b\0", "c"];
 
@@ -66,11 +66,7 @@ fn command(call: &Call) -> Command {
     match call {
         Call::Grant(id) => Command::Grant(etcd::LeaseGrantRequest { id: *id, ttl: 5 }),
         Call::Revoke(id) | Call::Expire(id) => Command::Revoke(etcd::LeaseRevokeRequest { id: *id }),
-        Call::Txn { compare, then, otherwise } => Command::Txn(etcd::TxnRequest {
-            compare: compare.iter().map(comparison).collect(),
-            success: then.iter().map(wanted).collect(),
-            failure: otherwise.iter().map(wanted).collect(),
-        }),
+        Call::Txn { compare, then, otherwise } => Command::Txn(transaction(compare, then, otherwise)),
     }
 }
 
@@ -111,6 +107,11 @@ fn naive(all: &[KeyValue], request: &etcd::RangeRequest) -> (Vec<KeyValue>, i64,
         within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
             && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
     });
+    let filters = [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    if request.sort_order == SortOrder::None as i32 && request.limit > 0 && filters == [0; 4] {
+        // Without an order only as many keys are looked at as are asked for, and one.
+        kvs.truncate(usize::try_from(request.limit).unwrap() + 1);
+    }
     let by = |a: &KeyValue, b: &KeyValue| -> Ordering {
         match SortTarget::try_from(request.sort_target).unwrap() {
             SortTarget::Key => a.key.cmp(&b.key),

@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use balsa_proto::etcd::etcdserverpb as etcd;
-use balsa_proto::etcd::mvccpb::KeyValue;
-use etcd::request_op::Request as Wanted;
-use etcd::response_op::Response as Given;
 use tonic::{Code, Status};
 
+use crate::history::etcd::{Wanted, outcome, revision, seen, transaction, wanted};
 use crate::history::{Answer, Call, Compare, Event, Op, Outcome, Seen, check, export};
 use crate::support::{Client, eventually};
 
@@ -30,6 +28,8 @@ pub struct Notes {
     events: Mutex<Vec<Event>>,
     acknowledged: AtomicUsize,
     stop: AtomicBool,
+    /// How much longer values are than they have to be.
+    padding: usize,
 }
 
 /// Numbers that look random, the same every time.
@@ -42,90 +42,34 @@ impl Numbers {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-pub fn seen(kv: KeyValue) -> (String, Seen) {
-    let seen = Seen {
-        value: text(&kv.value),
-        create: kv.create_revision,
-        modified: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
-    };
-    (text(&kv.key), seen)
-}
-
-pub fn wanted(op: &Op) -> etcd::RequestOp {
-    let request = match op {
-        Op::Put { key, value, lease } => Wanted::RequestPut(etcd::PutRequest {
-            key: key.clone().into(),
-            value: value.clone().into(),
-            lease: *lease,
-            ..Default::default()
-        }),
-        Op::Delete { from, to } => Wanted::RequestDeleteRange(etcd::DeleteRangeRequest {
-            key: from.clone().into(),
-            range_end: to.clone().into(),
-            prev_kv: false,
-        }),
-        Op::Range { from, to } => Wanted::RequestRange(etcd::RangeRequest {
-            key: from.clone().into(),
-            range_end: to.clone().into(),
-            ..Default::default()
-        }),
-    };
-    etcd::RequestOp { request: Some(request) }
-}
-
-pub fn comparison(compare: &Compare) -> etcd::Compare {
-    use etcd::compare::{CompareTarget, TargetUnion};
-    let (key, target, union) = match compare {
-        Compare::Modified(key, revision) => (key, CompareTarget::Mod, TargetUnion::ModRevision(*revision)),
-        Compare::Value(key, value) => (key, CompareTarget::Value, TargetUnion::Value(value.clone().into())),
-    };
-    etcd::Compare { target: target as i32, key: key.clone().into(), target_union: Some(union), ..Default::default() }
-}
-
 async fn perform(client: &mut Client, call: &Call) -> Result<Outcome, Status> {
     let Call::Txn { compare, then, otherwise } = call else { return Err(Status::internal("not asked here")) };
     if compare.is_empty() && otherwise.is_empty() && then.len() == 1 {
         let done = |header: Option<etcd::ResponseHeader>, answer| {
-            let revision = header.map_or(0, |header| header.revision);
-            Ok(Outcome::Done { revision, succeeded: true, answers: vec![answer] })
+            Ok(Outcome::Done { revision: revision(header), succeeded: true, answers: vec![answer] })
         };
-        return match wanted(&then[0]).request {
-            Some(Wanted::RequestPut(request)) => done(client.kv.put(request).await?.into_inner().header, Answer::Put),
-            Some(Wanted::RequestDeleteRange(request)) => {
+        return match wanted(&then[0]) {
+            Wanted::RequestPut(request) => done(client.kv.put(request).await?.into_inner().header, Answer::Put),
+            Wanted::RequestDeleteRange(request) => {
                 let response = client.kv.delete_range(request).await?.into_inner();
                 done(response.header, Answer::Deleted(response.deleted))
             }
-            Some(Wanted::RequestRange(request)) => {
+            Wanted::RequestRange(request) => {
                 let response = client.kv.range(request).await?.into_inner();
                 done(response.header, Answer::Range(response.kvs.into_iter().map(seen).collect()))
             }
-            _ => Err(Status::internal("not asked here")),
+            Wanted::RequestTxn(_) => Err(Status::internal("not asked here")),
         };
     }
-    let ops = |ops: &[Op]| ops.iter().map(wanted).collect();
-    let request = etcd::TxnRequest {
-        compare: compare.iter().map(comparison).collect(),
-        success: ops(then),
-        failure: ops(otherwise),
-    };
-    let response = client.kv.txn(request).await?.into_inner();
-    let answers = response.responses.into_iter().map(|op| match op.response {
-        Some(Given::ResponsePut(_)) => Answer::Put,
-        Some(Given::ResponseDeleteRange(response)) => Answer::Deleted(response.deleted),
-        Some(Given::ResponseRange(response)) => Answer::Range(response.kvs.into_iter().map(seen).collect()),
-        Some(Given::ResponseTxn(_)) | None => Answer::Range(Vec::new()),
-    });
-    let answers = answers.collect();
-    Ok(Outcome::Done { revision: response.header.map_or(0, |header| header.revision), succeeded: response.succeeded, answers })
+    Ok(outcome(client.kv.txn(transaction(compare, then, otherwise)).await?.into_inner()))
 }
 
 impl Notes {
+    /// Of clients whose values are long.
+    pub fn padded(padding: usize) -> Self {
+        Self { padding, ..Self::default() }
+    }
+
     fn tick(&self) -> u64 {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
@@ -165,7 +109,7 @@ impl Notes {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let (key, value) = (format!("k{}", numbers.below(5)), format!("c{number}-{turn}"));
+            let (key, value) = (format!("k{}", numbers.below(5)), format!("c{number}-{turn}{:.<1$}", "", self.padding));
             let all = Op::Range { from: "k".to_owned(), to: "l".to_owned() };
             let put = Op::Put { key: key.clone(), value, lease: 0 };
             let call = match numbers.below(10) {
@@ -207,9 +151,13 @@ impl Notes {
         eventually("calls are answered", async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())).await;
     }
 
-    /// Ends [`Self::work`] and writes [`END`]; for the watchers.
-    pub async fn end(&self, urls: &[String]) {
+    /// Ends [`Self::work`].
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes [`END`], for the watchers; nobody may be at work.
+    pub async fn end(&self, urls: &[String]) {
         let end = Call::one(Op::Put { key: END.to_owned(), value: "end".to_owned(), lease: 0 });
         let mut turn = 0;
         eventually("the end is written", async || {

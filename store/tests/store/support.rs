@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use balsa_process::tls::{TlsFiles, TlsIdentity};
 use balsa_proto::etcd::etcdserverpb::{
     auth_client::AuthClient, cluster_client::ClusterClient, PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, kv_client::KvClient,
     lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
@@ -140,6 +141,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// A client of one replica.
+#[derive(Clone)]
 pub struct Client {
     pub kv: KvClient<Channel>,
     pub lease: LeaseClient<Channel>,
@@ -151,9 +153,27 @@ pub struct Client {
     pub election: ElectionClient<Channel>,
 }
 
+/// What clients of `https` URLs show.
+static IDENTITY: OnceLock<TlsIdentity> = OnceLock::new();
+
+/// Gives all clients of this process an identity for `https`.
+pub fn identify(files: &TlsFiles) {
+    IDENTITY.get_or_init(|| files.load().unwrap());
+}
+
 impl Client {
     pub fn new(url: &str) -> Self {
-        Self::over(Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy())
+        let mut endpoint = Endpoint::from_shared(url.to_owned()).unwrap();
+        if url.starts_with("https:") {
+            // Over a network that may lose everything.
+            endpoint = endpoint
+                .connect_timeout(Duration::from_secs(1))
+                .http2_keep_alive_interval(Duration::from_secs(1))
+                .keep_alive_timeout(Duration::from_secs(2))
+                .tls_config(IDENTITY.get().unwrap().tonic_client())
+                .unwrap();
+        }
+        Self::over(endpoint.connect_lazy())
     }
 
     pub fn over(channel: Channel) -> Self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balsa_api::kind::Kind;
+use balsa_api::kind::{Kind, KindRef};
 use balsa_api::meta::{GroupVersionKind, GroupVersionResource};
 use balsa_api::selector::matches_label_selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -188,7 +188,7 @@ pub fn labels_own_namespace(asked: &Asked<'_>) -> bool {
 }
 
 /// The other versions and groups under which a kind's objects are served.
-pub fn equivalents(kind: &dyn Kind, subresource: &str, all: &[&'static dyn Kind]) -> Vec<Hit> {
+pub fn equivalents(kind: &dyn Kind, subresource: &str, all: &[KindRef]) -> Vec<Hit> {
     let names = kind.names();
     let same = |other: &dyn Kind| {
         let own = other.names();
@@ -196,7 +196,7 @@ pub fn equivalents(kind: &dyn Kind, subresource: &str, all: &[&'static dyn Kind]
         own.version != names.version && own.group == names.group && own.plural == names.plural
             || events && own.group != names.group
     };
-    let others = all.iter().filter(|other| same(**other));
+    let others = all.iter().map(|other| &**other).filter(|other| same(*other));
     others
         .map(|other| {
             let sub = other.subresources().iter().find(|own| own.name == subresource && !own.kind.is_empty());

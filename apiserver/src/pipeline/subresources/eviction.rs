@@ -1,6 +1,7 @@
 //! pods/eviction: a delete that asks the disruption budgets first.
 
 use balsa_api::kind::{Kind, Part};
+use balsa_api::meta::GroupVersionResource;
 use balsa_api::status::{ApiError, ApiResult};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -33,24 +34,83 @@ pub fn selects(budget: &Value, pod: &Value) -> bool {
     balsa_api::selector::matches_label_selector(selector.as_ref(), labels.as_ref())
 }
 
+/// How often an eviction is tried again while others write the pod.
+const ATTEMPTS: usize = 20;
+/// Evictions that a budget's controller has not confirmed yet, at most.
+const MAX_DISRUPTED: usize = 2000;
+
+/// What must still hold when an evicted pod is deleted.
+#[derive(Debug, PartialEq)]
+enum Guard {
+    /// Nothing.
+    None,
+    /// The pod is as it was: not healthy. With the name of the budget that lets it go for that.
+    Unhealthy(String),
+}
+
+/// Whether the pod has ended or is ending. Pure.
+fn is_over(pod: &Value) -> bool {
+    value::is_deleting(pod) || matches!(value::text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Whether the budget lets the pod go without counting it: it is not healthy, and either the budget says that such pods
+/// may always go, or what the budget guards is not disrupted now. Pure.
+fn spares_unhealthy(budget: &Value, pod: &Value) -> bool {
+    let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+    let (current, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+    !is_ready(pod)
+        && (value::text(budget, "/spec/unhealthyPodEvictionPolicy") == "AlwaysAllow" || (current >= desired && desired > 0))
+}
+
+fn violates(retry: u32, cause: String) -> ApiError {
+    ApiError::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry)
+        .with_cause("DisruptionBudget", cause, "")
+}
+
+fn still_processed(budget: &str) -> ApiError {
+    violates(10, format!("The disruption budget {budget} is still being processed by the server."))
+}
+
+/// Why the budget allows nothing, as it says itself. Pure.
+fn nothing_left(budget: &Value) -> String {
+    let name = value::name(budget);
+    let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+    let conditions = budget.pointer("/status/conditions").and_then(Value::as_array);
+    let condition = conditions.into_iter().flatten().find(|condition| condition["type"] == "DisruptionAllowed");
+    let said = condition.filter(|condition| condition["status"] == "False").map(|condition| (value::text(condition, "/reason"), value::text(condition, "/message")));
+    let said = said.filter(|(_, message)| !message.is_empty());
+    let (desired, current) = (number("/status/desiredHealthy"), number("/status/currentHealthy"));
+    match said {
+        Some(("SyncFailed", message)) => {
+            format!("The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}")
+        }
+        _ if current <= desired => format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"),
+        Some((reason, message)) => format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {message}"),
+        None => format!("The disruption budget {name} does not allow evicting pods currently"),
+    }
+}
+
 /// Asks one budget. Pure.
 pub fn ask(budget: &Value, pod: &str, now: Timestamp) -> Answer {
     let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
-    let refused = |retry: u32, cause: String| {
-        let error = ApiError::too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            retry,
-        );
-        Answer::Refused(error.with_cause("DisruptionBudget", cause, ""))
-    };
     let name = value::name(budget);
     if number("/status/observedGeneration") < number("/metadata/generation") {
-        return refused(10, format!("The disruption budget {name} is still being processed by the server."));
+        return Answer::Refused(still_processed(name));
     }
     let allowed = number("/status/disruptionsAllowed");
+    let noted = budget.pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    if noted > MAX_DISRUPTED {
+        let about = GroupVersionResource::new("policy", "v1", "poddisruptionbudgets");
+        let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        return Answer::Refused(ApiError::forbidden(&about, name, why));
+    }
     if allowed <= 0 {
-        let (desired, current) = (number("/status/desiredHealthy"), number("/status/currentHealthy"));
-        return refused(0, format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"));
+        return Answer::Refused(violates(0, nothing_left(budget)));
     }
     let mut budget = budget.clone();
     let status = value::member(&mut budget, "status");
@@ -69,16 +129,44 @@ impl Api {
         let eviction = hooks::post(self, &review, eviction.clone()).await?;
         let options = delete_options(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
         let dry_run = call.dry_run || options.dry_run;
-        let pod = self.fetch(target).await?.ok_or_else(|| target.not_found())?.value;
-        options.preconditions.check(target, &pod)?;
-        if !needs_no_budget(&pod) {
-            self.ask_budgets(call, target, &pod, dry_run).await?;
+        for _ in 0..ATTEMPTS {
+            let pod = self.fetch(target).await?.ok_or_else(|| target.not_found())?.value;
+            options.preconditions.check(target, &pod)?;
+            let guard = if needs_no_budget(&pod) {
+                if is_over(&pod) { Guard::None } else { Guard::Unhealthy(String::new()) }
+            } else {
+                self.ask_budgets(call, target, &pod, dry_run).await?
+            };
+            if dry_run {
+                return Ok(());
+            }
+            match (self.mark_and_delete(call, target, &pod, &options, &guard).await, &guard) {
+                (Err(error), Guard::Unhealthy(budget)) if error.is_conflict() && options.preconditions.version.is_none() => {
+                    // It may have become healthy since.
+                    if !budget.is_empty() {
+                        return Err(still_processed(budget));
+                    }
+                }
+                (done, _) => return done,
+            }
         }
-        if dry_run {
-            return Ok(());
+        Err(ApiError::modified(&target.kind.gvr(), target.name))
+    }
+
+    async fn mark_and_delete(
+        &self,
+        call: &Call,
+        target: Target<'_>,
+        pod: &Value,
+        options: &DeleteOptions,
+        guard: &Guard,
+    ) -> ApiResult<()> {
+        let mut wanted = options.preconditions.clone();
+        if matches!(guard, Guard::Unhealthy(_)) && wanted.version.is_none() {
+            wanted.version = Some(value::revision(pod).to_string());
         }
         let marked = |pod: &Value| {
-            options.preconditions.check(target, pod)?;
+            wanted.check(target, pod)?;
             let mut pod = pod.clone();
             let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
                 "message": "Eviction API: evicting", "lastProbeTime": null});
@@ -87,18 +175,19 @@ impl Api {
         };
         self.modify(call, Write { target, part: Part::Status, by_rules: false }, &marked).await?;
         let preconditions =
-            rules::Preconditions { uid: Some(value::uid(&pod).to_owned()), version: None };
-        let options = DeleteOptions { preconditions, ..options };
+            rules::Preconditions { uid: Some(value::uid(pod).to_owned()), version: None };
+        let options = DeleteOptions { preconditions, ..options.clone() };
         self.delete(call, target, &options).await?;
         Ok(())
     }
 
-    async fn ask_budgets(&self, call: &Call, target: Target<'_>, pod: &Value, dry_run: bool) -> ApiResult<()> {
-        let Some(kind) = balsa_api::kinds::find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+    async fn ask_budgets(&self, call: &Call, target: Target<'_>, pod: &Value, dry_run: bool) -> ApiResult<Guard> {
+        let Some(kind) = balsa_api::kinds::find("policy", "v1", "poddisruptionbudgets") else { return Ok(Guard::None) };
         let budgets: Vec<Value> = self.cache(kind)?.list(target.namespace).iter().map(|object| object.value()).collect();
         let matching: Vec<&Value> = budgets.iter().filter(|budget| selects(budget, pod)).collect();
         let budget = match matching.as_slice() {
-            [] => return Ok(()),
+            [] => return Ok(Guard::None),
+            [one] if spares_unhealthy(one, pod) => return Ok(Guard::Unhealthy(value::name(one).to_owned())),
             [one] => value::name(one).to_owned(),
             _ => {
                 return Err(ApiError::internal(
@@ -106,13 +195,14 @@ impl Api {
                 ));
             }
         };
-        self.take_disruption(call, kind, target, &budget, dry_run).await
+        self.take_disruption(call, kind, target, &budget, dry_run).await?;
+        Ok(Guard::None)
     }
 
     async fn take_disruption(
         &self,
         call: &Call,
-        kind: &'static dyn Kind,
+        kind: &dyn Kind,
         target: Target<'_>,
         budget: &str,
         dry_run: bool,
@@ -181,6 +271,8 @@ mod tests {
             error.details.causes[0].message,
             "The disruption budget b needs 3 healthy pods and has 3 currently"
         );
+        assert!(!spares_unhealthy(&left, &json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})));
+        assert!(spares_unhealthy(&left, &json!({})), "three of three are healthy without it");
         let Answer::Refused(error) = ask(&budget(1, 0), "p", now) else { panic!("not computed yet") };
         assert_eq!(error.details.retry_after_seconds, 10);
     }

@@ -55,7 +55,7 @@ fn subject(spec: &Value) -> Caller {
 
 impl Api {
     /// Answers a review.
-    pub async fn review(&self, call: &Call, kind: &'static dyn Kind, namespace: &str, mut review: Value) -> ApiResult<Value> {
+    pub async fn review(&self, call: &Call, kind: &dyn Kind, namespace: &str, mut review: Value) -> ApiResult<Value> {
         let spec = review.get("spec").cloned().unwrap_or_else(|| json!({}));
         let status = match kind.names().plural {
             "selfsubjectaccessreviews" => self.access(kind, &call.caller, &spec)?,
@@ -81,7 +81,7 @@ impl Api {
         Ok(review)
     }
 
-    fn access(&self, kind: &'static dyn Kind, caller: &Caller, spec: &Value) -> ApiResult<Value> {
+    fn access(&self, kind: &dyn Kind, caller: &Caller, spec: &Value) -> ApiResult<Value> {
         let Some(attributes) = attributes(spec) else {
             let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
             let finding = FieldError::invalid("spec.resourceAttributes", Value::Null, detail);

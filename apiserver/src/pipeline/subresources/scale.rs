@@ -1,7 +1,8 @@
 //! The scale subresource: replicas of a workload, whatever kind it is.
 
+use balsa_api::apiextensions::jsonpath::JsonPath;
 use balsa_api::field::FieldError;
-use balsa_api::kind::Part;
+use balsa_api::kind::{Kind, Part};
 use balsa_api::meta::GroupVersionKind;
 use balsa_api::status::{ApiError, ApiResult};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use crate::pipeline::{Api, Call, Found, Target, rules};
 use crate::value;
 
 /// How an object shows itself through its scale. Pure.
-pub fn view(object: &Value) -> Value {
+pub fn view(kind: &dyn Kind, object: &Value) -> Value {
     let metadata = &object["metadata"];
     let mut shown = json!({});
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -20,14 +21,23 @@ pub fn view(object: &Value) -> Value {
             shown[key] = value.clone();
         }
     }
-    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-    let current = object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0);
+    let (replicas, current, selector) = match kind.custom().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => {
+            let number = |path: &JsonPath| path.first(object).and_then(Value::as_i64).unwrap_or(0);
+            let selector = scale.selector.as_ref().and_then(|path| path.first(object)).and_then(Value::as_str);
+            (number(&scale.spec.1), number(&scale.status.1), selector.unwrap_or_default().to_owned())
+        }
+        None => {
+            let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+            let selector = selector_text(object.pointer("/spec/selector").unwrap_or(&Value::Null));
+            (number("/spec/replicas"), number("/status/replicas"), selector)
+        }
+    };
     let mut spec = json!({});
     if replicas != 0 {
         spec["replicas"] = json!(replicas);
     }
     let mut status = json!({"replicas": current});
-    let selector = selector_text(object.pointer("/spec/selector").unwrap_or(&Value::Null));
     if !selector.is_empty() {
         status["selector"] = json!(selector);
     }
@@ -61,12 +71,20 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// The object with the scale's replicas. Pure.
-fn rescale(target: Target<'_>, object: &Value, scale: &Value) -> ApiResult<Value> {
+pub fn rescale(target: Target<'_>, object: &Value, scale: &Value) -> ApiResult<Value> {
     let replicas = scale.pointer("/spec/replicas").map_or(Some(0), Value::as_i64);
     match replicas {
         Some(replicas) if replicas >= 0 && i32::try_from(replicas).is_ok() => {
             let mut object = object.clone();
-            value::member(&mut object, "spec").insert("replicas".to_owned(), json!(replicas));
+            let own = target.kind.custom().and_then(|custom| custom.scale.as_ref());
+            match own {
+                Some(scale) if scale.spec.1.set(&mut object, json!(replicas)) => {}
+                Some(scale) => {
+                    let text = format!("the definition's path of replicas cannot be written: {}", scale.spec.0);
+                    return Err(ApiError::internal(text));
+                }
+                None => drop(value::member(&mut object, "spec").insert("replicas".to_owned(), json!(replicas))),
+            }
             Ok(object)
         }
         other => {
@@ -94,7 +112,7 @@ impl Api {
     pub async fn patch_scale(&self, call: &Call, target: Target<'_>, patch: &Patch) -> ApiResult<Found> {
         let parsed = patch.parse()?;
         let change = |old: &Value| {
-            let scale = parsed.apply(target, &view(old))?;
+            let scale = parsed.apply(target, &view(target.kind, old))?;
             rules::check_submitted(target, &scale, old, true)?;
             rescale(target, old, &scale)
         };
@@ -107,8 +125,8 @@ impl Api {
         target: Target<'_>,
         change: crate::pipeline::update::Change<'_>,
     ) -> ApiResult<Found> {
-        let found = self.modify(call, Write { target, part: Part::Main, by_rules: true }, change).await?;
-        Ok(Found { value: view(&found.value), revision: found.revision })
+        let found = self.modify(call, Write { target, part: Part::Other("scale"), by_rules: true }, change).await?;
+        Ok(Found { value: view(target.kind, &found.value), revision: found.revision })
     }
 }
 
@@ -120,7 +138,8 @@ mod tests {
     fn shows_replicas_and_selector() {
         let object = json!({"metadata": {"name": "d", "labels": {}}, "spec": {"replicas": 3,
             "selector": {"matchLabels": {"b": "2", "a": "1"}}}, "status": {"replicas": 2}});
-        let scale = view(&object);
+        let kind = balsa_api::kinds::find("apps", "v1", "deployments").unwrap();
+        let scale = view(kind, &object);
         assert_eq!(scale["spec"]["replicas"], 3);
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "a=1,b=2"}));
     }

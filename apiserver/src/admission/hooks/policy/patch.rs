@@ -1,6 +1,6 @@
 //! What a mutation's value becomes: an apply configuration merged into the object, or a JSON patch. Pure.
 
-use balsa_api::meta::GroupVersionKind;
+use balsa_api::kind::Kind;
 use balsa_api::patch::fields::{self, Shape};
 use balsa_cel::Value as Cel;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 ///
 /// # Errors
 /// Objects in the wrong place, and lists, maps or structs that could only be replaced as a whole.
-pub fn apply(object: &Value, config: &Cel, kind: &GroupVersionKind) -> Result<Value, String> {
+pub fn apply(object: &Value, config: &Cel, kind: &dyn Kind) -> Result<Value, String> {
     check_names(config, "Object").map_err(|error| format!("type mismatch: {error}"))?;
     let config = config.to_json().map_err(|error| error.to_string())?;
-    let shape = fields::of_kind(&kind.group, &kind.version, &kind.kind);
+    let shape = fields::of_kind(kind);
     let mut atomic = Vec::new();
     atomics(&config, shape, "", &mut atomic);
     if !atomic.is_empty() {
@@ -44,7 +44,7 @@ fn check_names(value: &Cel, expected: &str) -> Result<(), String> {
 /// Paths of what would be replaced as a whole.
 fn atomics(value: &Value, shape: Shape<'_>, path: &str, found: &mut Vec<String>) {
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(map)) => {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Custom(_) | Shape::Unsaid, Value::Object(map)) => {
             for (name, value) in map {
                 atomics(value, fields::member(shape, name), &format!("{path}.{name}"), found);
             }
@@ -52,6 +52,12 @@ fn atomics(value: &Value, shape: Shape<'_>, path: &str, found: &mut Vec<String>)
         (Shape::ListMap(_, item), Value::Array(items)) => {
             for (at, value) in items.iter().enumerate() {
                 atomics(value, fields::of_type(item), &format!("{path}[{at}]"), found);
+            }
+        }
+        (Shape::CustomList(schema), Value::Array(items)) => {
+            let shape = schema.items.as_deref().map_or(Shape::Unsaid, fields::of_schema);
+            for (at, value) in items.iter().enumerate() {
+                atomics(value, shape, &format!("{path}[{at}]"), found);
             }
         }
         (Shape::Atomic, Value::Array(_) | Value::Object(_)) => found.push(path.to_owned()),
@@ -109,7 +115,8 @@ mod tests {
     fn applied(text: &str) -> Result<Value, String> {
         let object = json!({"metadata": {"name": "d", "labels": {"a": "1"}}, "spec": {"replicas": 1,
             "template": {"spec": {"containers": [{"name": "c", "image": "i:1"}]}}}});
-        apply(&object, &value(text, Purpose::ApplyConfiguration), &GroupVersionKind::new("apps", "v1", "Deployment"))
+        let kind = balsa_api::kinds::find("apps", "v1", "deployments").unwrap();
+        apply(&object, &value(text, Purpose::ApplyConfiguration), kind)
     }
 
     #[test]

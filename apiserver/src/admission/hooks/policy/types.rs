@@ -44,7 +44,8 @@ fn type_of(of: &schema::Type) -> Type {
         schema::Type::Message(index) => Type::object(schema().get(*index).name),
         schema::Type::List { item, .. } => Type::list(type_of(item)),
         schema::Type::Map(value) => Type::map(type_of(value)),
-        schema::Type::Quantity
+        schema::Type::MessageOr(..)
+        | schema::Type::Quantity
         | schema::Type::IntOrString
         | schema::Type::Duration
         | schema::Type::Raw

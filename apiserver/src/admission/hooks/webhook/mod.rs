@@ -1,6 +1,5 @@
 //! Admission webhooks: mutating ones one after the other, validating ones all at once.
 
-pub mod client;
 pub mod review;
 
 use std::time::Duration;
@@ -18,8 +17,8 @@ use super::rounds::Rounds;
 use super::{Around, variables};
 use crate::admission::Review;
 use crate::pipeline::Api;
+use crate::rest::webhook::Client;
 use crate::value;
-use client::Client;
 
 /// One webhook of a configuration.
 #[derive(Debug, Clone)]
@@ -100,7 +99,8 @@ impl Webhook {
         let uid = balsa_api::names::new_uid();
         let question = review::question(version, &uid, asked, hit);
         let dial = api.hooks.dial();
-        let answer = self.client.post(dial.as_deref(), &question, self.timeout).await.map_err(Failed::Call)?;
+        let answer = self.client.post(dial.as_deref(), &question, self.timeout).await;
+        let answer = answer.map_err(|error| Failed::Call(format!("failed to call webhook: {error}")))?;
         let answer = review::answer(version, &uid, mutating, &answer)
             .map_err(|error| Failed::Call(format!("received invalid webhook response: {error}")))?;
         answer.warnings.iter().for_each(|text| asked.call.warn(text.clone()));
@@ -146,9 +146,9 @@ pub async fn mutate(
         if rounds.second && !rounds.webhooks.is_due(&hook.key) {
             continue;
         }
-        let shown = super::convert(asked, &hit);
+        let shown = super::convert(api, asked, &hit).await?;
         let changed = match hook.ask(api, &shown, &hit, true).await {
-            Ok(answer) => patched(review, asked, &shown, &hook.name, &answer.patch),
+            Ok(answer) => patched(api, review, asked, &shown, &hook.name, &answer.patch).await,
             Err(failed) => Err(failed),
         };
         let changed = match changed {
@@ -166,7 +166,8 @@ pub async fn mutate(
 }
 
 /// Applies a webhook's patch. Whether the object is another now.
-fn patched(
+async fn patched(
+    api: &Api,
     review: &Review<'_>,
     asked: &mut Asked<'_>,
     shown: &Asked<'_>,
@@ -192,7 +193,7 @@ fn patched(
         Failed::Refused(ApiError::internal(cause))
     };
     let new = patch::json(object, &patch).map_err(why)?;
-    let new = super::convert_back(new, shown, asked);
+    let new = super::convert_back(api, new, shown, asked).await.map_err(Failed::Refused)?;
     let new = normal(review.target.kind, asked, new).map_err(Failed::Refused)?;
     let changed = asked.object.as_ref() != Some(&new);
     asked.object = Some(new);
@@ -224,7 +225,7 @@ pub async fn validate(api: &Api, hooks: &[Webhook], asked: &Asked<'_>, around: &
         }
     }
     let calls = wanting.iter().enumerate().map(|(at, (hook, hit))| async move {
-        let shown = super::convert(asked, hit);
+        let shown = super::convert(api, asked, hit).await?;
         match hook.ask(api, &shown, hit, false).await {
             Ok(_) => Ok(()),
             Err(failed) => {
