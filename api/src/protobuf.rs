@@ -14,7 +14,7 @@ use crate::schema::{Field, Instead, Message, Schema, Type, schema};
 
 /// What every protobuf body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 128;
 
 /// Why a body could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

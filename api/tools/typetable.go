@@ -100,9 +100,11 @@ var special = map[string]string{
 	"meta/v1.Duration":                                "duration",
 	"meta/v1.FieldsV1":                                "fields",
 	"apiextensions/v1.JSON":                           "raw",
-	"apiextensions/v1.JSONSchemaPropsOrArray":         "raw",
-	"apiextensions/v1.JSONSchemaPropsOrBool":          "raw",
-	"apiextensions/v1.JSONSchemaPropsOrStringArray":   "raw",
+	"apiextensions/v1.JSONSchemaPropsOrArray":         "schemaor:array",
+	"apiextensions/v1.JSONSchemaPropsOrBool":          "schemaor:bool",
+	"apiextensions/v1.JSONSchemaPropsOrStringArray":   "schemaor:strings",
+	// A named list that is none in protobuf.
+	"apiextensions/v1.ValidationRules": "[]@apiextensions/v1.ValidationRule",
 }
 
 func named(p *pkg, name string) string {

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::Request;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use crate::authn::Caller;
+use crate::rest::Peer;
 use crate::storage::Store as _;
 use crate::tests::Server;
 
@@ -79,6 +84,53 @@ async fn a_claim_is_allocated_and_its_spec_stays() {
     let (code, error) = server.post(CLAIMS, json!({"metadata": {"name": "a"}, "spec": admin})).await;
     assert_eq!(code, 422);
     assert!(error["message"].as_str().unwrap().contains("admin access to devices requires"), "{error}");
+}
+
+async fn patched_by(server: &Server, user: &str, path: &str, patch: &Value) -> (u16, String) {
+    let caller = Caller { user: user.to_owned(), ..Caller::default() };
+    let request = Request::patch(path).header("content-type", "application/merge-patch+json").body(Body::from(patch.to_string()));
+    let response = server.send(Peer::Certified(caller), request.unwrap()).await;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test]
+async fn parts_of_a_claims_status_have_their_writers() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let server = Server::start().await;
+    let spec = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "dra.example.com"}}]}});
+    server.create(CLAIMS, json!({"metadata": {"name": "c"}, "spec": spec})).await;
+    for (role, resource, verb) in [
+        ("status", "resourceclaims/status", "patch"),
+        ("binding", "resourceclaims/binding", "patch"),
+        ("driver", "resourceclaims/driver", "arbitrary-node-update"),
+    ] {
+        let rules = json!([{"apiGroups": ["resource.k8s.io"], "resources": [resource], "verbs": [verb]}]);
+        server.create(ROLES, json!({"metadata": {"name": role}, "rules": rules})).await;
+        let subjects: Vec<Value> = ["binder", "driver", "nobody"]
+            .into_iter()
+            .filter(|user| role == "status" || user.starts_with(&role[..3]))
+            .map(|user| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}))
+            .collect();
+        let about = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role});
+        server.create(BINDINGS, json!({"metadata": {"name": role}, "roleRef": about, "subjects": subjects})).await;
+    }
+    settled(&server).await;
+    let status = format!("{CLAIMS}/c/status");
+    let results = json!([{"request": "r", "driver": "dra.example.com", "pool": "p", "device": "d"}]);
+    let allocate = json!({"status": {"allocation": {"devices": {"results": results}}}});
+    for user in ["nobody", "driver"] {
+        let (code, error) = patched_by(&server, user, &status, &allocate).await;
+        assert_eq!((code, error.contains("changing status.allocation or status.reservedFor requires")), (422, true), "{error}");
+    }
+    assert_eq!(patched_by(&server, "binder", &status, &allocate).await.0, 200);
+    let say = json!({"status": {"devices": [{"driver": "dra.example.com", "pool": "p", "device": "d"}]}});
+    let (code, error) = patched_by(&server, "binder", &status, &say).await;
+    assert_eq!((code, error.contains("arbitrary-node-update resource \\\"resourceclaims/driver\\\"")), (422, true), "{error}");
+    let (code, answer) = patched_by(&server, "driver", &status, &say).await;
+    assert_eq!(code, 200, "{answer}");
 }
 
 #[tokio::test]

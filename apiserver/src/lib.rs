@@ -122,14 +122,14 @@ pub async fn run_on(
         aggregation: Arc::new(aggregation::Aggregation::new(identity.clone())),
         address: config.listen.to_string(),
     });
-    api.hooks.set_dial(rest.dialer());
-    tokio::spawn(admission::hooks::policy::types::run(api.clone(), stop.clone()));
-    rest.api.converter.reach_by(Box::new(rest::webhook::Hooks::new(&rest)));
+    api.converter.reach_by(Box::new(apiextensions::convert::Posts(rest.dialer())));
     tokio::spawn(aggregation::keeper::run(rest.clone(), stop.clone()));
     let listened = SocketAddr::new(config.advertise_address.unwrap_or(config.listen.ip()), config.listen.port());
     if let Some(place) = presence::place(listened) {
         tokio::spawn(presence::run(api.clone(), place, stop.clone()));
     }
+    api.hooks.set_dial(rest.dialer());
+    tokio::spawn(admission::hooks::policy::types::run(api.clone(), stop.clone()));
     let rest_served = rest::serve::serve(rest.clone(), rest_listener, identity.as_ref(), stop.clone());
     let grpc_served = serve_grpc(api, grpc_listener, identity.as_ref(), stop.clone());
     let served = tokio::try_join!(async { rest_served.await.map_err(anyhow::Error::from) }, grpc_served);

@@ -73,9 +73,9 @@ impl Server {
         let written = store.revision().await.unwrap();
         assert!(rest.api.caches.wait_for(written, Duration::from_secs(30)).await);
         let rest = Arc::new(rest);
-        rest.api.hooks.set_dial(rest.dialer());
-        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::rest::webhook::Hooks::new(&rest))));
+        rest.api.converter.reach_by(reach.unwrap_or_else(|| Box::new(crate::apiextensions::convert::Posts(rest.dialer()))));
         tokio::spawn(crate::apiextensions::controller::run(rest.api.clone(), stop.clone()));
+        rest.api.hooks.set_dial(rest.dialer());
         Self { rest, store, _stop: stop.drop_guard() }
     }
 

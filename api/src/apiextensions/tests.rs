@@ -251,3 +251,35 @@ fn rules_in_cel() {
     let findings = shown(&rules.evaluate(&schema, &json!({"l": many}), None, &[]));
     assert!(findings.len() == 1 && findings[0].contains("call cost exceeds limit"), "{findings:?}");
 }
+
+/// A definition as typed clients send it.
+#[test]
+fn definitions_in_protobuf() {
+    fn field(number: u32, content: &[u8]) -> Vec<u8> {
+        let varint = |mut value: usize| {
+            let mut out = Vec::new();
+            while value > 0x7f {
+                out.push(u8::try_from(value & 0x7f | 0x80).unwrap_or_default());
+                value >>= 7;
+            }
+            out.push(u8::try_from(value).unwrap_or_default());
+            out
+        };
+        [varint((number << 3 | 2) as usize), varint(content.len()), content.to_vec()].concat()
+    }
+    let typed = |name: &str| field(5, name.as_bytes());
+    let property = |name: &str, schema: &[u8]| field(29, &[field(1, name.as_bytes()), field(2, schema)].concat());
+    let map = [typed("object"), field(35, &field(2, &typed("integer")))].concat();
+    let open = [typed("object"), field(35, &[0x08, 0x01])].concat();
+    let list = [typed("array"), field(24, &field(1, &typed("string")))].concat();
+    let text = [typed("string"), field(8, &field(1, b"\"x\"")), field(44, &field(1, b"self != 'y'"))].concat();
+    let schema = [typed("object"), property("m", &map), property("o", &open), property("l", &list), property("t", &text)].concat();
+    let version = [field(1, b"v1"), field(4, &field(1, &schema))].concat();
+    let definition = [field(1, &field(1, b"as.g.io")), field(2, &[field(1, b"g.io"), field(7, &version)].concat())].concat();
+    let kind = [field(1, b"apiextensions.k8s.io/v1"), field(2, b"CustomResourceDefinition")].concat();
+    let body = [b"k8s\0".to_vec(), field(1, &kind), field(2, &definition)].concat();
+    let decoded = crate::protobuf::decode(&body).expect("decodes");
+    assert_eq!(decoded["spec"]["versions"][0]["schema"]["openAPIV3Schema"], json!({"type": "object", "properties": {
+        "m": {"type": "object", "additionalProperties": {"type": "integer"}}, "o": {"type": "object", "additionalProperties": true},
+        "l": {"type": "array", "items": {"type": "string"}}, "t": {"type": "string", "default": "x", "x-kubernetes-validations": [{"rule": "self != 'y'"}]}}}));
+}

@@ -7,6 +7,7 @@ pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod config;
+pub mod csi;
 mod custom_resource_definition;
 mod definition;
 pub mod dra;
@@ -14,6 +15,7 @@ pub mod event;
 pub mod flowcontrol;
 pub mod lease;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod pod;
 pub mod policy;
@@ -60,6 +62,14 @@ const OWN: &[&Definition] = &[
     &storage::PERSISTENT_VOLUME,
     &storage::PERSISTENT_VOLUME_CLAIM,
     &storage::STORAGE_CLASS,
+    &csi::CSI_NODE,
+    &csi::CSI_DRIVER,
+    &csi::VOLUME_ATTACHMENT,
+    &csi::CSI_STORAGE_CAPACITY,
+    &csi::VOLUME_ATTRIBUTES_CLASS,
+    &networking::NETWORK_POLICY,
+    &networking::INGRESS,
+    &networking::INGRESS_CLASS,
     &policy::POD_DISRUPTION_BUDGET,
     &policy::PRIORITY_CLASS,
     &policy::LIMIT_RANGE,

@@ -1,5 +1,6 @@
 //! Services and what stands behind them: Endpoints, EndpointSlices.
 
+mod addresses;
 pub mod rules;
 pub mod shape;
 mod update;
@@ -11,8 +12,6 @@ use super::show;
 use crate::cursor::{At, find, items_mut, list, make_object, set_default, set_default_text, text};
 use crate::kind::{Part, Subresource};
 use crate::validate::meta::NameRule;
-use crate::validate::text::port_problems;
-use crate::validate::{each, one_of};
 
 /// Service. Cluster IPs and node ports are given by the API server.
 pub static SERVICE: Definition = Definition {
@@ -113,6 +112,12 @@ pub static ENDPOINTS: Definition = Definition {
             }
         }
     },
+    validate_create_only: |object| addresses::subsets(&At::root(object).get("subsets")),
+    validate_update: |new, old, _| {
+        let subsets = At::root(new).get("subsets");
+        // What is already there may stay.
+        if subsets.value == find(old, "subsets") { Vec::new() } else { addresses::subsets(&subsets) }
+    },
     columns: &[NAME, column("Endpoints"), column("Age")],
     cells: |object, now| vec![show::name(object), endpoints(object).into(), show::age(object, now)],
     ..PLAIN
@@ -128,31 +133,22 @@ pub static ENDPOINT_SLICE: Definition = Definition {
             set_default(port, "protocol", "TCP");
         }
     },
-    validate: |object| {
-        let at = At::root(object);
-        let mut findings = Vec::new();
-        let kind = at.get("addressType");
-        if kind.is_empty() {
-            findings.push(kind.required(""));
-        } else {
-            one_of(&mut findings, &kind, &["FQDN", "IPv4", "IPv6"]);
+    validate_create_only: |object| addresses::slice(object, None),
+    prepare_update: |new, old, _| {
+        // Here labels count as what the object says.
+        if find(new, "metadata.labels") != find(old, "metadata.labels") {
+            let generation = find(old, "metadata.generation").as_i64().unwrap_or(0) + 1;
+            make_object(new, "metadata")["generation"] = generation.into();
         }
-        for endpoint in at.get("endpoints").items() {
-            if endpoint.get("addresses").len() == 0 {
-                findings.push(endpoint.get("addresses").required("must contain at least 1 address"));
-            }
-        }
-        for port in at.get("ports").items() {
-            if let Some(number) = port.get("port").int() {
-                each(&mut findings, &port.get("port"), &port_problems(number));
-            }
-        }
-        findings
     },
     validate_update: |new, old, _| {
-        let mut findings = Vec::new();
+        let mut findings = addresses::slice(new, Some(old));
         crate::validate::unchanged(&mut findings, &At::root(new).get("addressType"), &At::root(old).get("addressType"));
         findings
+    },
+    warnings: |object| {
+        let fqdn = text(object, "addressType") == "FQDN";
+        fqdn.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
     },
     columns: &[NAME, column("AddressType"), column("Ports"), column("Endpoints"), column("Age")],
     cells: |object, now| {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::definition::{Definition, NAME, PLAIN, column, names, status_of, wide};
-use super::{pod, show};
+use super::{csi, pod, show};
 use crate::cursor::{At, find, list, make_object, set_default, set_default_text, text};
 use crate::field::FieldError;
 use crate::kind::Part;
@@ -132,26 +132,17 @@ pub static STORAGE_CLASS: Definition = Definition {
     validate: |object| {
         let at = At::root(object);
         let mut findings = Vec::new();
-        let provisioner = at.get("provisioner");
-        if provisioner.is_empty() {
-            findings.push(provisioner.required(""));
-        }
+        csi::provisioner(&mut findings, &at.get("provisioner"));
+        csi::parameters(&mut findings, &at.get("parameters"));
         one_of(&mut findings, &at.get("reclaimPolicy"), &["Delete", "Retain"]);
         one_of(&mut findings, &at.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
         findings
     },
     validate_update: |new, old, _| {
         let mut findings = Vec::new();
-        for (field, detail) in [
-            ("parameters", "updates to parameters are forbidden."),
-            ("provisioner", "updates to provisioner are forbidden."),
-            ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
-        ] {
-            if new.get(field) != old.get(field) {
-                findings.push(FieldError::forbidden(field, detail));
-            }
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            unchanged(&mut findings, &At::root(new).get(field), &At::root(old).get(field));
         }
-        unchanged(&mut findings, &At::root(new).get("volumeBindingMode"), &At::root(old).get("volumeBindingMode"));
         findings
     },
     columns: &[

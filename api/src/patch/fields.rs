@@ -155,12 +155,12 @@ pub enum Keys<'a> {
 
 impl<'a> Shape<'a> {
     /// Whether members are owned one by one.
-    fn has_members(self) -> bool {
+    pub fn has_members(self) -> bool {
         matches!(self, Self::Struct(_) | Self::Map(_) | Self::Custom(_) | Self::Unsaid)
     }
 
     /// The keys of a list's items, and what these are.
-    fn keyed(self) -> Option<(Keys<'a>, Self)> {
+    pub fn keyed(self) -> Option<(Keys<'a>, Self)> {
         match self {
             Self::ListMap(keys, item) => Some((Keys::Typed(keys), of_type(item))),
             Self::CustomList(schema) => {

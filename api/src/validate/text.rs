@@ -66,6 +66,20 @@ pub fn subdomain_problems(text: &str) -> Vec<String> {
     out
 }
 
+/// `*.` and a DNS-1123 subdomain.
+pub fn wildcard_problems(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > 253 {
+        out.push(too_long(253));
+    }
+    if !text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
+        let rule = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist \
+                    of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
+        out.push(pattern(rule, &format!(r"\*\.{SUBDOMAIN}"), &["*.example.com"]));
+    }
+    out
+}
+
 /// A DNS-1035 label: like DNS-1123 but starting with a letter.
 pub fn dns1035_problems(text: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -275,6 +289,7 @@ mod tests {
               '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"]
         );
         assert_eq!(subdomain_problems(&"a".repeat(254)).len(), 1);
+        assert!(wildcard_problems("*.a.b").is_empty() && !wildcard_problems("*").is_empty() && !wildcard_problems("a.*.b").is_empty());
         assert!(qualified_name_problems("example.com/My.Name_1").is_empty());
         assert!(!qualified_name_problems("a/b/c").is_empty() && !qualified_name_problems("/x").is_empty());
         assert!(label_value_problems("").is_empty() && !label_value_problems("-x").is_empty());

@@ -11,18 +11,19 @@ use crate::value;
 
 const LABEL: &str = "resource.kubernetes.io/admin-access";
 
-/// Looks at the namespace where a new claim or template wants such access.
+/// Looks at the namespace where a new claim or template wants such access, or a claim is given it.
 pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<()> {
     let names = review.target.kind.names();
-    let spec = match (names.group, names.plural) {
-        ("resource.k8s.io", "resourceclaims") => "spec",
-        ("resource.k8s.io", "resourceclaimtemplates") => "spec.spec",
-        _ => return Ok(()),
-    };
-    if review.operation != Operation::Create || !review.subresource.is_empty() {
+    if names.group != "resource.k8s.io" {
         return Ok(());
     }
-    let Some(path) = wanted(object, spec) else { return Ok(()) };
+    let path = match (names.plural, review.operation, review.subresource) {
+        ("resourceclaims", Operation::Create, "") => wanted(object, "spec"),
+        ("resourceclaimtemplates", Operation::Create, "") => wanted(object, "spec.spec"),
+        ("resourceclaims", Operation::Update, "status") if review.old.is_some_and(|old| given(old).is_none()) => given(object),
+        _ => None,
+    };
+    let Some(path) = path else { return Ok(()) };
     let kind = balsa_api::kinds::find("", "v1", "namespaces").ok_or_else(ApiError::no_such_path)?;
     let found = api.lookup(Target { kind, namespace: "", name: review.target.namespace }).await?;
     if found.is_some_and(|namespace| value::label(&namespace.value, LABEL) == Some("true")) {
@@ -36,7 +37,14 @@ pub async fn admit(api: &Api, review: &Review<'_>, object: &Value) -> ApiResult<
 /// The path of the first request that wants it. Pure.
 fn wanted(object: &Value, spec: &str) -> Option<String> {
     let requests = At::root(object).at(spec).at("devices.requests");
+    // The original's path leaves `exactly` out.
     requests.items().find(|request| request.at("exactly.adminAccess").is_true()).map(|request| request.sub("adminAccess"))
+}
+
+/// The path of the first device that is given it. Pure.
+fn given(object: &Value) -> Option<String> {
+    let results = At::root(object).at("status.allocation.devices.results");
+    results.items().find(|result| result.get("adminAccess").is_true()).map(|result| result.sub("adminAccess"))
 }
 
 #[cfg(test)]
@@ -50,5 +58,7 @@ mod tests {
         let claim = json!({"spec": {"devices": {"requests": [{"exactly": {}}, {"exactly": {"adminAccess": true}}]}}});
         assert_eq!(wanted(&claim, "spec").as_deref(), Some("spec.devices.requests[1].adminAccess"));
         assert_eq!(wanted(&json!({"spec": claim}), "spec"), None);
+        let claim = json!({"status": {"allocation": {"devices": {"results": [{}, {"adminAccess": true}]}}}});
+        assert_eq!(given(&claim).as_deref(), Some("status.allocation.devices.results[1].adminAccess"));
     }
 }

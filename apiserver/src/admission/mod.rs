@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod classes;
+pub mod claim_status;
 pub mod device_admin;
 pub mod hooks;
 pub mod limit_ranger;
@@ -113,6 +114,7 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
         }
         pod_security::admit(api, review, object).await?;
         certificates::admit(api, review, object)?;
+        claim_status::admit(api, review, object)?;
         device_admin::admit(api, review, object).await?;
         classes::check_growth(api, review, object)?;
         if review.creates("pods") {

@@ -1,6 +1,6 @@
 //! Conversion between versions of a custom resource: by name only, or by a webhook that speaks ConversionReview.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use balsa_api::apiextensions::kind::Webhook;
 use balsa_api::status::{ApiError, ApiResult};
 use serde_json::{Value, json};
 
+use crate::admission::hooks::webhook::client::{Client, Dial};
 use crate::value;
 
 /// How long a webhook may take.
@@ -19,6 +20,18 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub trait Reach: Send + Sync {
     /// POSTs a JSON body to what a `clientConfig` names; the answer's body. The error is a sentence about it.
     async fn post(&self, client_config: &Value, body: Value, deadline: Duration) -> Result<Value, String>;
+}
+
+/// Calls webhooks as admission does, Services through this way into the cluster.
+pub struct Posts(pub Weak<dyn Dial>);
+
+#[async_trait]
+impl Reach for Posts {
+    async fn post(&self, client_config: &Value, body: Value, deadline: Duration) -> Result<Value, String> {
+        let dial = self.0.upgrade();
+        let posted = Client::parse(client_config).post(dial.as_deref(), &body, deadline).await;
+        posted.map_err(|error| error.trim_start_matches("failed to call webhook: ").to_owned())
+    }
 }
 
 /// Converts objects.

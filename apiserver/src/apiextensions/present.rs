@@ -17,8 +17,9 @@ use crate::value;
 use crate::watch_cache::Objects;
 use crate::watch_cache::object::Object;
 
-/// Objects converted in one go: a webhook gets them as one review.
+/// Objects converted in one go, and their bytes: a webhook gets them as one review.
 const BATCH: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How long the writer of a definition waits until it is in force here.
 const HEARD: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ pub struct Lens {
 pub async fn show(converter: &Converter, kind: &CustomKind, objects: &[Arc<Object>]) -> ApiResult<Vec<Arc<Object>>> {
     let mut out: Vec<Option<Arc<Object>>> = objects.iter().map(|object| object.shown(kind.serial)).collect();
     let missing: Vec<usize> = (0..out.len()).filter(|index| out[*index].is_none()).collect();
-    for part in missing.chunks(BATCH) {
+    for part in batches(&missing, |index| objects[*index].json.len()) {
         let values: Vec<Value> = part.iter().map(|index| objects[*index].value()).collect();
         let shown = show_values(converter, kind, values).await?;
         for (index, value) in part.iter().zip(shown) {
@@ -48,6 +49,23 @@ pub async fn show(converter: &Converter, kind: &CustomKind, objects: &[Arc<Objec
         }
     }
     Ok(out.into_iter().flatten().collect())
+}
+
+/// Cuts a list into parts of bounded length and size. Pure.
+fn batches<T>(all: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (at, one) in all.iter().enumerate() {
+        let more = size(one);
+        if at > start && (at - start == BATCH || bytes + more > BATCH_BYTES) {
+            parts.push(&all[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += more;
+    }
+    if start < all.len() {
+        parts.push(&all[start..]);
+    }
+    parts
 }
 
 async fn show_values(converter: &Converter, kind: &CustomKind, values: Vec<Value>) -> ApiResult<Vec<Value>> {
@@ -97,6 +115,20 @@ impl Api {
         Ok(Found { value: object.value(), revision: object.revision })
     }
 
+    /// A cached object as this kind shows it, where no webhook has to be asked for that.
+    pub fn show_at_once(&self, kind: &dyn Kind, object: &Object) -> Option<Value> {
+        let mut value = object.value();
+        let Some(custom) = kind.custom() else { return Some(value) };
+        if let Some(shown) = object.shown(custom.serial) {
+            return Some(shown.value());
+        }
+        if custom.shared.webhook.is_some() && value::text(&value, "/apiVersion") != kind.gvk().api_version() {
+            return None;
+        }
+        custom.show(&mut value);
+        Some(value)
+    }
+
     /// What the store holds as this kind shows it.
     pub async fn open(&self, kind: &dyn Kind, entry: &Entry) -> ApiResult<Found> {
         let Some(custom) = kind.custom() else { return decode(kind, entry) };
@@ -135,4 +167,17 @@ impl Api {
 
 fn lost() -> ApiError {
     ApiError::internal("a conversion lost its object")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_bounded() {
+        let lengths = |all: &[usize]| batches(all, |size| *size).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(&[1; 1200]), [500, 500, 200]);
+        assert_eq!(lengths(&[BATCH_BYTES, 1, BATCH_BYTES - 1, 5]), [1, 2, 1]);
+        assert!(lengths(&[]).is_empty());
+    }
 }

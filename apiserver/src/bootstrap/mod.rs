@@ -2,6 +2,7 @@
 
 pub mod roles;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ async fn once(api: &Api) -> Result<(), ApiError> {
     ensure(api, "", &object("networking.k8s.io/v1", "ServiceCIDR", repair::DEFAULT_NETWORK, network)).await?;
     repair::ready_default(api, Call::internal("bootstrap").now).await?;
     ensure(api, "default", &kubernetes_service(&api.settings.service_cidr)).await?;
+    if let Some(service) = dns_service(&api.settings.service_cidr) {
+        ensure_dns(api, &service).await?;
+    }
     for (name, level, description) in [
         ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
@@ -86,6 +90,31 @@ fn kubernetes_service(cidr: &str) -> Value {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}})
 }
 
+/// The Service that names the cluster's DNS: the tenth address, which every node answers itself. `None` for a network
+/// without a tenth address.
+fn dns_service(cidr: &str) -> Option<Value> {
+    let network = Network::parse(cidr)?;
+    let tenth = Ipv4Addr::from(u32::from(network.first()).checked_add(9)?);
+    let address = network.is_usable(tenth).then(|| tenth.to_string())?;
+    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    Some(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}}))
+}
+
+/// The address may be somebody's in a cluster that is older than this Service; nodes answer there all the same.
+async fn ensure_dns(api: &Api, service: &Value) -> Result<(), ApiError> {
+    match ensure(api, "kube-system", service).await {
+        Err(error) if error.code == 422 => {
+            tracing::warn!(%error, "the cluster's DNS has no Service");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// The first usable address of an IPv4 network. Pure.
 fn first_address(cidr: &str) -> String {
     Network::parse(cidr).map_or_else(|| "10.96.0.1".to_owned(), |network| network.first().to_string())
@@ -117,5 +146,12 @@ mod tests {
     fn the_first_address_serves_the_api() {
         assert_eq!(first_address("10.96.0.0/16"), "10.96.0.1");
         assert_eq!(first_address("172.20.0.0/14"), "172.20.0.1");
+    }
+
+    #[test]
+    fn the_tenth_address_names_the_dns() {
+        let address = |cidr: &str| dns_service(cidr).map(|service| service["spec"]["clusterIP"].clone());
+        assert_eq!(address("10.96.0.0/16"), Some(json!("10.96.0.10")));
+        assert_eq!(address("10.96.0.0/29"), None);
     }
 }

@@ -143,6 +143,7 @@ fn components() -> Vec<Value> {
             rule(&["authorization.k8s.io"], &["localsubjectaccessreviews", "subjectaccessreviews"], &["create"]),
             rule(&[""], &["services", "namespaces", "endpoints"], READ),
             rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+            rule(&["networking.k8s.io"], &["networkpolicies"], READ),
             rule(&[""], &["nodes"], &["create", "get", "list", "watch", "update", "patch"]),
             rule(&[""], &["nodes/status"], &["get", "update", "patch"]),
             events(),

@@ -1,14 +1,19 @@
 //! Connections to what runs, as admission sees them: exec, attach, port-forward and proxy, with their options as an
-//! object.
+//! object. Also the way from admission webhooks to Services.
 
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
 use balsa_api::kind::Kind;
-use balsa_api::status::ApiResult;
+use balsa_api::status::{ApiError, ApiResult};
 use serde_json::{Value, json};
 
 use super::route::{Query, ResourcePath};
 use super::{Exchange, Rest};
+use crate::admission::hooks::webhook::client::Dial;
 use crate::admission::{Operation, Review, hooks};
 use crate::pipeline::Target;
+use crate::proxy::connect::Stream;
 
 /// The options of a connection as the object that its kind (`PodExecOptions`, …) describes. Pure.
 fn options(kind: &str, query: &Query, proxied: &str) -> Value {
@@ -67,6 +72,26 @@ impl Rest {
             old: None,
         };
         hooks::connect(&self.api, &review, &object).await
+    }
+
+    /// This server as the way to Services.
+    pub fn dialer(self: &Arc<Self>) -> Weak<dyn Dial> {
+        let dial: Arc<dyn Dial> = self.clone();
+        Arc::downgrade(&dial)
+    }
+}
+
+#[async_trait]
+impl Dial for Rest {
+    async fn dial(&self, namespace: &str, name: &str, port: u16) -> ApiResult<Box<dyn Stream>> {
+        match self.dial_service(namespace, name, port).await {
+            Ok(dialed) => {
+                tracing::debug!(namespace, name, port, to = dialed.to, "connected to a service");
+                Ok(dialed.stream)
+            }
+            Err(error) if error.is_not_found() => Err(ApiError::unavailable(format!("service {name:?} not found"))),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ pub mod route;
 pub mod serve;
 pub mod view;
 pub mod watch;
-pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::meta::GroupVersionResource;
 use balsa_client::informer::{Informer, Scope};
 use balsa_client::{DynamicObject, Error};
 use k8s_openapi::api::core::v1::ResourceQuota;
@@ -18,6 +19,8 @@ use crate::runtime::{Context, Reconciler, Workers};
 
 /// How often everything is counted even if nothing changed.
 const FULL: Duration = Duration::from_secs(300);
+/// How long a kind may take to be listed before its quotas are tried again later.
+const LISTING: Duration = Duration::from_secs(10);
 
 /// The quota controller.
 pub struct ResourceQuotas {
@@ -30,7 +33,7 @@ pub struct ResourceQuotas {
 /// Kinds other than pods that some quota names.
 #[derive(Default)]
 struct Watched {
-    informers: BTreeMap<Kind, Informer<DynamicObject>>,
+    informers: BTreeMap<Kind, (GroupVersionResource, Informer<DynamicObject>)>,
     feeders: JoinSet<()>,
 }
 
@@ -76,33 +79,55 @@ impl ResourceQuotas {
             let namespace = change.object().and_then(|pod| pod.metadata.namespace.clone()).unwrap_or_default();
             if same { Vec::new() } else { quotas_in(&own, &namespace) }
         });
+        let own = context.clone();
+        workers.feed(&context.definitions, move |change| {
+            let Some(definition) = change.object() else { return Vec::new() };
+            let name = definition.metadata.name.clone().unwrap_or_default();
+            let counts = |quota: &ResourceQuota| plan::kinds(quota).iter().any(|(group, plural)| name == format!("{plural}.{group}"));
+            let quotas = own.resource_quotas.cache().list();
+            quotas.iter().filter(|quota| counts(quota)).map(|quota| Key::of(&quota.metadata)).collect()
+        });
         workers.run(controller, 5, &context.metrics, &stop).await;
     }
 
-    /// The informer of a built-in kind that can be listed, started when it is first asked for.
-    fn informer(&self, kind: &Kind) -> Option<Informer<DynamicObject>> {
-        if let Some(informer) = self.watched.lock().informers.get(kind) {
-            return Some(informer.clone());
-        }
-        let (group, plural) = kind;
-        let known = balsa_api::kinds::all().iter().find(|known| {
+    /// Where a kind whose objects live in namespaces is served: built in, or by a definition.
+    fn resource(&self, (group, plural): &Kind) -> Option<GroupVersionResource> {
+        let built_in = balsa_api::kinds::all().iter().find(|known| {
             let names = known.names();
             names.group == group && names.plural == plural && known.namespaced() && known.verbs().contains(&"watch")
-        })?;
-        let informer = Informer::start_dynamic(self.context.client.clone(), known.gvr(), Scope::all(), self.stop.clone());
-        let (mut changes, queue, context) = (informer.subscribe(), self.queue.clone(), self.context.clone());
+        });
+        if let Some(kind) = built_in {
+            return Some(kind.gvr());
+        }
+        let definition = self.context.definitions.cache().get("", &format!("{plural}.{group}"))?;
+        definition.served.as_ref().filter(|served| served.namespaced).map(|served| served.resource.clone())
+    }
+
+    /// The informer of a kind, started when it is first asked for and again where the kind is served elsewhere now.
+    fn informer(&self, kind: &Kind) -> Option<Informer<DynamicObject>> {
+        let resource = self.resource(kind);
         let mut watched = self.watched.lock();
+        match watched.informers.get(kind) {
+            Some((of, informer)) if Some(of) == resource.as_ref() => return Some(informer.clone()),
+            Some(_) => drop(watched.informers.remove(kind)),
+            None => {}
+        }
+        let resource = resource?;
+        let informer = Informer::start_dynamic(self.context.client.clone(), resource.clone(), Scope::all(), self.stop.clone());
+        let (mut changes, queue, context) = (informer.subscribe(), self.queue.clone(), self.context.clone());
+        while watched.feeders.try_join_next().is_some() {}
         watched.feeders.spawn(async move {
             while let Some(change) = changes.recv().await {
                 let namespace = change.object().and_then(|object| object.metadata.namespace.clone()).unwrap_or_default();
                 quotas_in(&context, &namespace).into_iter().for_each(|key| queue.add(key));
             }
         });
-        watched.informers.insert(kind.clone(), informer.clone());
+        watched.informers.insert(kind.clone(), (resource, informer.clone()));
         Some(informer)
     }
 
-    async fn observe(&self, quota: &ResourceQuota, namespace: &str) -> Observed {
+    /// What there is; `None`: some kind could not be listed in time.
+    async fn observe(&self, quota: &ResourceQuota, namespace: &str) -> Option<Observed> {
         let mut observed = Observed { now: self.context.now(), ..Observed::default() };
         for kind in plan::kinds(quota) {
             let objects = if kind.0.is_empty() && kind.1 == "pods" {
@@ -110,15 +135,12 @@ impl ResourceQuotas {
                 pods.iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect()
             } else {
                 let Some(informer) = self.informer(&kind) else { continue };
-                tokio::select! {
-                    () = informer.synced() => {}
-                    () = self.stop.cancelled() => continue,
-                }
+                tokio::time::timeout(LISTING, informer.synced()).await.ok()?;
                 informer.cache().by_namespace(namespace).iter().map(|object| object.value.clone()).collect()
             };
             observed.objects.insert(kind, objects);
         }
-        observed
+        Some(observed)
     }
 }
 
@@ -128,7 +150,7 @@ impl Reconciler for ResourceQuotas {
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, Error> {
         let Some(quota) = self.context.resource_quotas.cache().get(&key.namespace, &key.name) else { return Ok(None) };
-        let observed = self.observe(&quota, &key.namespace).await;
+        let Some(observed) = self.observe(&quota, &key.namespace).await else { return Ok(Some(LISTING)) };
         let plan = plan::plan(&quota, &observed);
         if let Some(status) = plan.status.clone() {
             let why = cause(Self::NAME, &plan.cause(), &quota.metadata);

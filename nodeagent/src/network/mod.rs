@@ -43,6 +43,9 @@ pub mod service;
 pub mod sysctl;
 pub mod tables;
 
+#[cfg(test)]
+mod kernel_tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

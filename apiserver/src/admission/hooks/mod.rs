@@ -25,13 +25,13 @@ use super::Review;
 use crate::pipeline::graceful::DeleteOptions;
 use crate::pipeline::subresources::scale;
 use crate::pipeline::{Api, Target};
-use crate::rest::webhook::Dial;
 use crate::storage::faces;
 use matching::{Hit, NamespaceLabels};
 use policy::compiled::{MutatingPolicy, ValidatingPolicy};
 use request::{Asked, is_exempt};
 use rounds::Rounds;
 use webhook::Webhook;
+use webhook::client::Dial;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 const RESOURCES: [&str; 6] = [

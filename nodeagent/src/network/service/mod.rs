@@ -27,4 +27,4 @@ pub mod plan;
 pub mod text;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

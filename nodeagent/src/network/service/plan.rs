@@ -92,6 +92,9 @@ pub fn plan<'a>(
         }
     }
     let mut plan = Plan::default();
+    // Two Services may claim one external address; that the later by name has it does not depend on the order here.
+    let mut services: Vec<&Service> = services.into_iter().collect();
+    services.sort_by_key(|service| (&service.metadata.namespace, &service.metadata.name));
     for service in services {
         let Some(routed) = routed(service, node) else { continue };
         let slices = by_service.get(&(routed.namespace, routed.name)).map_or(&[][..], Vec::as_slice);

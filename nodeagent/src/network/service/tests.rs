@@ -12,13 +12,13 @@ use super::plan::{Node, Plan, Verdict, plan};
 use super::text::{Names, replacement, update};
 use crate::network::cidr::Cidr;
 
-fn service(name: &str, spec: Value, status: Value) -> Service {
+pub(in crate::network) fn service(name: &str, spec: Value, status: Value) -> Service {
     let object = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": status});
     serde_json::from_value(object).unwrap()
 }
 
 /// Endpoints as words: `10.244.1.5` on this node, `10.244.2.5` on another; `!` not ready, `~` terminating but serving.
-fn slice(service: &str, endpoints: &[&str]) -> EndpointSlice {
+pub(in crate::network) fn slice(service: &str, endpoints: &[&str]) -> EndpointSlice {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|word| {
@@ -44,7 +44,7 @@ fn cluster() -> Cidr {
 
 const OWN: [Ipv4Addr; 1] = [Ipv4Addr::new(10, 96, 0, 10)];
 
-fn planned(services: &[Service], slices: &[EndpointSlice]) -> Plan {
+pub(in crate::network) fn planned(services: &[Service], slices: &[EndpointSlice]) -> Plan {
     let node = Node { name: "n1", zone: "", cluster_cidr: cluster(), own: &OWN };
     plan(services, slices, node)
 }
@@ -220,7 +220,7 @@ proptest! {
         let rules = || plan.chains.values().flatten();
         let mut named: BTreeSet<&str> = plan.fronts.values().chain(plan.node_ports.values()).chain(plan.guarded.values()).map(String::as_str).collect();
         for rule in rules() {
-            named.extend(rule.split(["{", "}", ",", " "]).filter(|word| word.contains('/') && !word.starts_with(|c: char| c.is_ascii_digit() || c == '@')));
+            named.extend(rule.split(['{', '}', ',', ' ']).filter(|word| word.contains('/') && !word.starts_with(|c: char| c.is_ascii_digit() || c == '@')));
         }
         let there: BTreeSet<&str> = plan.chains.keys().map(String::as_str).collect();
         prop_assert!(named.is_subset(&there), "{:?}", named.difference(&there).collect::<Vec<_>>());

@@ -44,20 +44,15 @@ fn check_names(value: &Cel, expected: &str) -> Result<(), String> {
 /// Paths of what would be replaced as a whole.
 fn atomics(value: &Value, shape: Shape<'_>, path: &str, found: &mut Vec<String>) {
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Custom(_) | Shape::Unsaid, Value::Object(map)) => {
+        (_, Value::Object(map)) if shape.has_members() => {
             for (name, value) in map {
                 atomics(value, fields::member(shape, name), &format!("{path}.{name}"), found);
             }
         }
-        (Shape::ListMap(_, item), Value::Array(items)) => {
+        (Shape::ListMap(..) | Shape::CustomList(_), Value::Array(items)) => {
+            let Some((_, item)) = shape.keyed() else { return };
             for (at, value) in items.iter().enumerate() {
-                atomics(value, fields::of_type(item), &format!("{path}[{at}]"), found);
-            }
-        }
-        (Shape::CustomList(schema), Value::Array(items)) => {
-            let shape = schema.items.as_deref().map_or(Shape::Unsaid, fields::of_schema);
-            for (at, value) in items.iter().enumerate() {
-                atomics(value, shape, &format!("{path}[{at}]"), found);
+                atomics(value, item, &format!("{path}[{at}]"), found);
             }
         }
         (Shape::Atomic, Value::Array(_) | Value::Object(_)) => found.push(path.to_owned()),
@@ -115,8 +110,7 @@ mod tests {
     fn applied(text: &str) -> Result<Value, String> {
         let object = json!({"metadata": {"name": "d", "labels": {"a": "1"}}, "spec": {"replicas": 1,
             "template": {"spec": {"containers": [{"name": "c", "image": "i:1"}]}}}});
-        let kind = balsa_api::kinds::find("apps", "v1", "deployments").unwrap();
-        apply(&object, &value(text, Purpose::ApplyConfiguration), kind)
+        apply(&object, &value(text, Purpose::ApplyConfiguration), balsa_api::kinds::find_kind("apps", "v1", "Deployment").unwrap())
     }
 
     #[test]

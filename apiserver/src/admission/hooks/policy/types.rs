@@ -44,11 +44,11 @@ fn type_of(of: &schema::Type) -> Type {
         schema::Type::Message(index) => Type::object(schema().get(*index).name),
         schema::Type::List { item, .. } => Type::list(type_of(item)),
         schema::Type::Map(value) => Type::map(type_of(value)),
-        schema::Type::MessageOr(..)
-        | schema::Type::Quantity
+        schema::Type::Quantity
         | schema::Type::IntOrString
         | schema::Type::Duration
         | schema::Type::Raw
+        | schema::Type::MessageOr(..)
         | schema::Type::Fields => Type::Dyn,
     }
 }

@@ -1,5 +1,6 @@
 //! Admission webhooks: mutating ones one after the other, validating ones all at once.
 
+pub mod client;
 pub mod review;
 
 use std::time::Duration;
@@ -17,8 +18,8 @@ use super::rounds::Rounds;
 use super::{Around, variables};
 use crate::admission::Review;
 use crate::pipeline::Api;
-use crate::rest::webhook::Client;
 use crate::value;
+use client::Client;
 
 /// One webhook of a configuration.
 #[derive(Debug, Clone)]
@@ -99,8 +100,7 @@ impl Webhook {
         let uid = balsa_api::names::new_uid();
         let question = review::question(version, &uid, asked, hit);
         let dial = api.hooks.dial();
-        let answer = self.client.post(dial.as_deref(), &question, self.timeout).await;
-        let answer = answer.map_err(|error| Failed::Call(format!("failed to call webhook: {error}")))?;
+        let answer = self.client.post(dial.as_deref(), &question, self.timeout).await.map_err(Failed::Call)?;
         let answer = review::answer(version, &uid, mutating, &answer)
             .map_err(|error| Failed::Call(format!("received invalid webhook response: {error}")))?;
         answer.warnings.iter().for_each(|text| asked.call.warn(text.clone()));

@@ -1,7 +1,6 @@
-//! Calls to webhooks that objects of the cluster name by `clientConfig`: a Service (through the way that proxied
-//! requests go) or a URL, by HTTP/1.1 over TLS that the given `caBundle` vouches for.
+//! The way to a webhook: HTTP/1.1 over TLS, to a URL or to a Service of the cluster.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,14 +16,12 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Rest;
-use crate::apiextensions::convert::Reach;
 use crate::proxy::connect::{Stream, Trust, trusting};
 use crate::proxy::said;
 use crate::value;
 
 /// The largest answer that is read, in bytes.
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 3 << 20;
 
 /// Opens connections to what stands behind Services.
 #[async_trait]
@@ -139,46 +136,8 @@ impl Client {
     }
 }
 
-impl Rest {
-    /// This server as the way to Services.
-    pub fn dialer(self: &Arc<Self>) -> Weak<dyn Dial> {
-        let dial: Arc<dyn Dial> = self.clone();
-        Arc::downgrade(&dial)
-    }
-}
-
-#[async_trait]
-impl Dial for Rest {
-    async fn dial(&self, namespace: &str, name: &str, port: u16) -> ApiResult<Box<dyn Stream>> {
-        match self.dial_service(namespace, name, port).await {
-            Ok(dialed) => Ok(dialed.stream),
-            Err(error) if error.is_not_found() => Err(ApiError::unavailable(format!("service {name:?} not found"))),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Calls webhooks through this server's ways into the cluster, as long as it lives.
-pub struct Hooks {
-    dial: Weak<dyn Dial>,
-}
-
-impl Hooks {
-    /// Calls through `rest`.
-    pub fn new(rest: &Arc<Rest>) -> Self {
-        Self { dial: rest.dialer() }
-    }
-}
-
-#[async_trait]
-impl Reach for Hooks {
-    async fn post(&self, client_config: &Value, body: Value, deadline: Duration) -> Result<Value, String> {
-        Client::parse(client_config).post(self.dial.upgrade().as_deref(), &body, deadline).await
-    }
-}
-
 fn posting(url: &str, why: &str) -> String {
-    format!("Post {url:?}: {why}")
+    format!("failed to call webhook: Post {url:?}: {why}")
 }
 
 fn plain(error: &std::io::Error) -> String {
@@ -210,31 +169,15 @@ fn tls_text(error: &std::io::Error) -> String {
 fn read(status: u16, body: &Bytes) -> Result<Value, String> {
     let text = || String::from_utf8_lossy(body).chars().take(1024).collect::<String>();
     match status {
-        200..=299 => serde_json::from_slice(body).map_err(|error| error.to_string()),
-        404 => Err("the server could not find the requested resource".to_owned()),
+        200..=299 => serde_json::from_slice(body).map_err(|error| format!("failed to call webhook: {error}")),
+        404 => Err("failed to call webhook: the server could not find the requested resource".to_owned()),
         400..=499 => Err(format!(
-            "the server rejected our request for an unknown reason: {}",
+            "failed to call webhook: the server rejected our request for an unknown reason: {}",
             text().trim()
         )),
         _ => Err(format!(
-            "an error on the server ({:?}) has prevented the request from succeeding",
+            "failed to call webhook: an error on the server ({:?}) has prevented the request from succeeding",
             text().trim()
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn where_webhooks_are() {
-        let url = |config: Value| Client::parse(&config).url(Duration::from_secs(10));
-        let service = json!({"service": {"namespace": "n", "name": "s", "path": "/convert", "port": 9443}});
-        assert_eq!(url(service), "https://s.n.svc:9443/convert?timeout=10s");
-        assert_eq!(url(json!({"service": {"namespace": "n", "name": "s"}})), "https://s.n.svc:443/?timeout=10s");
-        assert_eq!(url(json!({"url": "https://example.com:8443/a"})), "https://example.com:8443/a?timeout=10s");
     }
 }
