@@ -80,8 +80,12 @@ impl Api {
                 Ok(Attempt::Done(found)) => return Ok(found),
                 Ok(Attempt::Lost(fresh)) => (current, is_live) = (fresh, true),
                 // What the cache was wrong about may be what was refused.
-                Err(_) if !is_live => {
+                Err(error) if !is_live => {
                     let fresh = self.fetch(target).await?;
+                    // It was not: nobody need be asked twice.
+                    if fresh.as_ref().is_some_and(|fresh| fresh.revision == old.revision) {
+                        return Err(error);
+                    }
                     is_live = true;
                     current = fresh;
                 }

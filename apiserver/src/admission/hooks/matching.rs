@@ -196,7 +196,7 @@ pub fn equivalents(kind: &dyn Kind, subresource: &str, all: &[KindRef]) -> Vec<H
         own.version != names.version && own.group == names.group && own.plural == names.plural
             || events && own.group != names.group
     };
-    let others = all.iter().filter(|other| same(&***other));
+    let others = all.iter().map(|other| &**other).filter(|other| same(*other));
     others
         .map(|other| {
             let sub = other.subresources().iter().find(|own| own.name == subresource && !own.kind.is_empty());

@@ -16,13 +16,16 @@ pub mod webhook;
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use balsa_api::meta::GroupVersionKind;
 use balsa_api::status::{ApiError, ApiResult};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::Review;
 use crate::pipeline::graceful::DeleteOptions;
+use crate::pipeline::subresources::scale;
 use crate::pipeline::{Api, Target};
+use crate::storage::faces;
 use matching::{Hit, NamespaceLabels};
 use policy::compiled::{MutatingPolicy, ValidatingPolicy};
 use request::{Asked, is_exempt};
@@ -128,8 +131,11 @@ pub async fn mutate(api: &Api, review: &Review<'_>, object: &mut Value, rounds: 
     }
     let mut asked = Asked::write(review, object);
     mutate_asked(api, &ready, review, &mut asked, rounds).await?;
-    if let Some(new) = asked.object {
-        *object = new;
+    match asked.object {
+        // Of a scale only the number of replicas counts.
+        Some(new) if review.subresource == "scale" => *object = scale::rescale(review.target, object, &new)?,
+        Some(new) => *object = new,
+        None => {}
     }
     Ok(())
 }
@@ -142,7 +148,7 @@ async fn mutate_asked(
     rounds: &mut Rounds,
 ) -> ApiResult<()> {
     let around = look_around(api, review, asked).await?;
-    policy::mutating::mutate(api, &ready.mutating_policies, review, asked, &around, rounds)?;
+    policy::mutating::mutate(api, &ready.mutating_policies, review, asked, &around, rounds).await?;
     webhook::mutate(api, &ready.mutating, review, asked, &around, rounds).await
 }
 
@@ -157,7 +163,7 @@ pub async fn validate(api: &Api, review: &Review<'_>, object: &Value) -> ApiResu
 
 async fn validate_asked(api: &Api, ready: &Ready, review: &Review<'_>, asked: &Asked<'_>) -> ApiResult<()> {
     let around = look_around(api, review, asked).await?;
-    policy::validating::validate(api, &ready.validating_policies, asked, &around)?;
+    policy::validating::validate(api, &ready.validating_policies, asked, &around).await?;
     webhook::validate(api, &ready.validating, asked, &around).await
 }
 
@@ -197,38 +203,42 @@ async fn external<'a>(
 }
 
 /// The request with its objects as the rule that matched names them.
-fn convert<'a>(asked: &Asked<'a>, hit: &Hit) -> Asked<'a> {
+async fn convert<'a>(api: &Api, asked: &Asked<'a>, hit: &Hit) -> ApiResult<Asked<'a>> {
     let mut shown = asked.clone();
     if hit.kind != asked.kind {
-        shown.object = shown.object.map(|object| converted(object, &asked.kind, hit));
-        shown.old = shown.old.map(|object| converted(object, &asked.kind, hit));
+        for object in shown.object.iter_mut().chain(&mut shown.old) {
+            *object = converted(api, object.take(), &asked.kind, &hit.kind).await?;
+        }
     }
-    shown
+    Ok(shown)
 }
 
 /// A changed object in the request's own kind.
-fn convert_back(object: Value, shown: &Asked<'_>, asked: &Asked<'_>) -> Value {
+async fn convert_back(api: &Api, object: Value, shown: &Asked<'_>, asked: &Asked<'_>) -> ApiResult<Value> {
     let before = shown.object.as_ref().map_or("", |object| crate::value::text(object, "/apiVersion"));
-    let own = asked.kind.api_version();
-    if before == own {
-        return object;
-    }
-    let hit = Hit { resource: asked.resource.clone(), kind: asked.kind.clone() };
     let (group, version) = before.rsplit_once('/').unwrap_or(("", before));
-    let from = balsa_api::meta::GroupVersionKind::new(group, version, &asked.kind.kind);
-    converted(object, &from, &hit)
+    let from = GroupVersionKind::new(group, version, &asked.kind.kind);
+    if before.is_empty() || from == asked.kind {
+        return Ok(object);
+    }
+    converted(api, object, &from, &asked.kind).await
 }
 
-/// An object of one version as that of another. Events have two shapes, all other kinds of several versions one.
-fn converted(object: Value, from: &balsa_api::meta::GroupVersionKind, to: &Hit) -> Value {
-    let mut object = match (from.group.as_str(), to.kind.group.as_str(), to.resource.resource.as_str()) {
-        ("", "events.k8s.io", "events") => balsa_api::kinds::event::from_core(&object),
-        ("events.k8s.io", "", "events") => balsa_api::kinds::event::to_core(&object),
-        _ => object,
+/// An object of one version as that of another.
+async fn converted(api: &Api, object: Value, from: &GroupVersionKind, to: &GroupVersionKind) -> ApiResult<Value> {
+    let find = |of: &GroupVersionKind| {
+        let found = api.kinds.find_kind(&of.group, &of.version, &of.kind);
+        found.ok_or_else(|| ApiError::internal(format!("unable to convert to {}: unknown kind", of.api_version())))
     };
-    object["apiVersion"] = Value::from(to.kind.api_version());
-    object["kind"] = Value::from(to.kind.kind.as_str());
-    object
+    let (source, target) = (find(from)?, find(to)?);
+    if let Some(custom) = target.custom() {
+        let all = api.converter.convert(custom, vec![object], &to.api_version()).await?;
+        return all.into_iter().next().ok_or_else(|| ApiError::internal("a conversion gave nothing back"));
+    }
+    let stored = faces::to_stored(&*source, &object).unwrap_or(object);
+    let mut object = faces::from_stored(&*target, stored);
+    crate::value::set_type(&mut object, &*target);
+    Ok(object)
 }
 
 /// The refusal of a request for a reason of its own: `pods "x" is forbidden: DETAIL`.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::admission::Review;
 use crate::pipeline::graceful::{DeleteOptions, Propagation};
+use crate::pipeline::subresources::scale;
 use crate::pipeline::{Call, FieldValidation};
 use crate::value;
 
@@ -131,8 +132,12 @@ impl<'a> Asked<'a> {
             None => (Verb::Create, options("CreateOptions", review.call, review.call.dry_run)),
             Some(_) => (Verb::Update, options("UpdateOptions", review.call, review.call.dry_run)),
         };
-        let mut old = review.old.cloned();
-        if let Some(old) = &mut old {
+        let show = |object: &Value| match review.subresource {
+            "scale" => scale::view(kind, object),
+            _ => object.clone(),
+        };
+        let mut old = review.old.map(show);
+        if let Some(old) = old.as_mut().filter(|_| review.subresource != "scale") {
             value::set_type(old, kind);
         }
         let is_namespace = review.target.kind.names().plural == "namespaces" && kind.names().group.is_empty();
@@ -144,7 +149,7 @@ impl<'a> Asked<'a> {
             name: review.target.name.to_owned(),
             namespace: if is_namespace { review.target.name } else { review.target.namespace }.to_owned(),
             verb,
-            object: Some(object.clone()),
+            object: Some(show(object)),
             old,
             dry_run: review.call.dry_run,
             options,

@@ -71,7 +71,7 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// The object with the scale's replicas. Pure.
-fn rescale(target: Target<'_>, object: &Value, scale: &Value) -> ApiResult<Value> {
+pub fn rescale(target: Target<'_>, object: &Value, scale: &Value) -> ApiResult<Value> {
     let replicas = scale.pointer("/spec/replicas").map_or(Some(0), Value::as_i64);
     match replicas {
         Some(replicas) if replicas >= 0 && i32::try_from(replicas).is_ok() => {
@@ -125,7 +125,7 @@ impl Api {
         target: Target<'_>,
         change: crate::pipeline::update::Change<'_>,
     ) -> ApiResult<Found> {
-        let found = self.modify(call, Write { target, part: Part::Main, by_rules: true }, change).await?;
+        let found = self.modify(call, Write { target, part: Part::Other("scale"), by_rules: true }, change).await?;
         Ok(Found { value: view(target.kind, &found.value), revision: found.revision })
     }
 }

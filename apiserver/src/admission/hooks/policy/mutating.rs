@@ -35,7 +35,7 @@ struct Error {
 }
 
 /// Has all policies that are about the request change its object, one round.
-pub fn mutate(
+pub async fn mutate(
     api: &Api,
     policies: &[MutatingPolicy],
     review: &Review<'_>,
@@ -44,10 +44,10 @@ pub fn mutate(
     rounds: &mut Rounds,
 ) -> ApiResult<()> {
     let mut errors = Vec::new();
-    let invocations = invocations(api, policies, asked, around, &mut errors);
+    let invocations = invocations(api, policies, asked, around, &mut errors).await;
     rounds.policies.begin(rounds.second, asked.object.as_ref());
     for invocation in &invocations {
-        if let Some(changed) = run(api, invocation, review, asked, around, rounds, &mut errors) {
+        if let Some(changed) = run(api, invocation, review, asked, around, rounds, &mut errors).await? {
             rounds.note_policy(changed, invocation.own.again.then_some(invocation.key.as_str()));
         }
     }
@@ -72,7 +72,7 @@ fn note(errors: &mut Vec<Error>, policy: &Policy, binding: Option<&Binding>, wha
     errors.push(Error { message, running });
 }
 
-fn invocations<'a>(
+async fn invocations<'a>(
     api: &Api,
     policies: &'a [MutatingPolicy],
     asked: &Asked<'_>,
@@ -95,7 +95,7 @@ fn invocations<'a>(
             let matched = binding.criteria.hit(asked, &around.labels, &around.equivalents);
             let params = match matched {
                 Ok(None) => continue,
-                Ok(Some(_)) => params::collect(api, policy, binding, &asked.namespace),
+                Ok(Some(_)) => params::collect(api, policy, binding, &asked.namespace).await,
                 Err(error) => Err(error.message),
             };
             match params {
@@ -114,7 +114,7 @@ fn invocations<'a>(
 }
 
 /// Runs one policy. Whether it changed the object; none where it did not run.
-fn run(
+async fn run(
     api: &Api,
     invocation: &Invocation<'_>,
     review: &Review<'_>,
@@ -122,34 +122,37 @@ fn run(
     around: &Around,
     rounds: &Rounds,
     errors: &mut Vec<Error>,
-) -> Option<bool> {
+) -> ApiResult<Option<bool>> {
     let policy = &invocation.own.policy;
     let param = || invocation.param.as_ref().map_or(Cel::Null, Cel::from);
-    let mut before = variables::bindings(api, &convert(asked, &invocation.hit), &invocation.hit, None);
+    let shown = convert(api, asked, &invocation.hit).await?;
+    let mut before = variables::bindings(api, &shown, &invocation.hit, None);
     before.insert("params".to_owned(), param());
     match all_hold(&policy.conditions, &before, policy.ignore) {
         Ok(true) => {}
-        Ok(false) => return None,
+        Ok(false) => return Ok(None),
         Err(error) => {
             note(errors, policy, Some(invocation.binding), &error, true);
-            return None;
+            return Ok(None);
         }
     }
     if rounds.second && !rounds.policies.is_due(&invocation.key) {
-        return None;
+        return Ok(None);
     }
+    let hit = &invocation.hit.kind;
+    let kind = api.kinds.find_kind(&hit.group, &hit.version, &hit.kind);
     let start = asked.object.clone();
     for mutation in &invocation.own.mutations {
         if asked.object.is_none() {
             continue;
         }
-        let shown = convert(asked, &invocation.hit);
+        let shown = convert(api, asked, &invocation.hit).await?;
         let mut bindings = variables::bindings(api, &shown, &invocation.hit, around.namespace.as_ref());
         bindings.insert("params".to_owned(), param());
         let bindings = variables::compose(bindings, &policy.variables);
-        match mutated(mutation, &bindings, &shown, review.target.kind) {
+        match mutated(mutation, &bindings, &shown, kind.as_deref()) {
             Ok(new) => {
-                let new = convert_back(new, &shown, asked);
+                let new = convert_back(api, new, &shown, asked).await?;
                 match normal(review.target.kind, asked, new) {
                     Ok(new) => asked.object = Some(new),
                     Err(error) => note(errors, policy, Some(invocation.binding), &error.message, true),
@@ -158,21 +161,21 @@ fn run(
             Err(error) => note(errors, policy, Some(invocation.binding), &error, true),
         }
     }
-    Some(asked.object != start)
+    Ok(Some(asked.object != start))
 }
 
 /// The object after one mutation. Pure.
-fn mutated(mutation: &Mutation, bindings: &Bindings, asked: &Asked<'_>, own: &dyn Kind) -> Result<Value, String> {
+fn mutated(
+    mutation: &Mutation,
+    bindings: &Bindings,
+    asked: &Asked<'_>,
+    kind: Option<&(dyn Kind + 'static)>,
+) -> Result<Value, String> {
     let mut left = PER_REQUEST;
     let object = asked.object.as_ref().ok_or("there is no object to change")?;
     let made = mutation.expression.evaluate(bindings, &mut left).map_err(|failure| failure.message().to_owned())?;
     if !mutation.is_json_patch {
-        let of = value::text(object, "/apiVersion");
-        let (group, version) = of.rsplit_once('/').unwrap_or(("", of));
-        let kind: &dyn Kind = match balsa_api::kinds::find_kind(group, version, value::text(object, "/kind")) {
-            Some(kind) => kind,
-            None => own,
-        };
+        let kind = kind.ok_or_else(|| format!("Resource kind {} not found", asked.kind.kind))?;
         return patch::apply(object, &made, kind);
     }
     let operations = patch::json_patch(&made)?;

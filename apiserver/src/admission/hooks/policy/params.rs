@@ -1,5 +1,8 @@
 //! The parameters that a binding chooses for its policy.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use balsa_api::selector::matches_label_selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
@@ -32,7 +35,12 @@ impl ParamRef {
 
 /// The parameter objects to use one after the other; a single none where there are no parameters. `namespace`: the
 /// request's. The error says what is wrong with the configuration.
-pub fn collect(api: &Api, policy: &Policy, binding: &Binding, namespace: &str) -> Result<Vec<Option<Value>>, String> {
+pub async fn collect(
+    api: &Api,
+    policy: &Policy,
+    binding: &Binding,
+    namespace: &str,
+) -> Result<Vec<Option<Value>>, String> {
     let (Some((api_version, kind_name)), Some(reference)) = (&policy.param_kind, &binding.params) else {
         return Ok(vec![None]);
     };
@@ -40,10 +48,6 @@ pub fn collect(api: &Api, policy: &Policy, binding: &Binding, namespace: &str) -
     let unknown = || format!("paramKind kind `{api_version}, Kind={kind_name}` not known");
     let kind = api.kinds.find_kind(group, version, kind_name).ok_or_else(unknown)?;
     let cache = api.cache(&*kind).map_err(|_| unknown())?;
-    let shown = |object: &Object| {
-        let value = api.show_at_once(&*kind, object);
-        value.map(Some).ok_or_else(|| format!("the params cannot be read as {api_version}: that takes a conversion webhook"))
-    };
     let namespace = if !kind.namespaced() {
         if !reference.namespace.is_empty() {
             return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned());
@@ -56,13 +60,17 @@ pub fn collect(api: &Api, policy: &Policy, binding: &Binding, namespace: &str) -
     } else {
         namespace
     };
-    let found: Vec<Option<Value>> = if reference.name.is_empty() {
-        let matching = |labels| matches_label_selector(reference.selector.as_ref(), Some(labels));
-        let all = cache.list(namespace);
-        all.iter().filter(|object| matching(&object.labels)).map(|object| shown(object)).collect::<Result<_, _>>()?
+    let chosen: Vec<Arc<Object>> = if reference.name.is_empty() {
+        let matching = |labels: &BTreeMap<String, String>| matches_label_selector(reference.selector.as_ref(), Some(labels));
+        cache.list(namespace).into_iter().filter(|object| matching(&object.labels)).collect()
     } else {
-        cache.get(namespace, &reference.name).map(|object| shown(&object)).into_iter().collect::<Result<_, _>>()?
+        cache.get(namespace, &reference.name).into_iter().collect()
     };
+    let mut found = Vec::new();
+    for object in chosen {
+        let shown = api.show_one(&*kind, object).await.map_err(|error| error.message)?;
+        found.push(Some(shown.value));
+    }
     if found.is_empty() && reference.deny_if_none {
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
     }

@@ -35,7 +35,7 @@ struct Verdict {
 }
 
 /// Puts a request to all policies that are about it. The first denial decides.
-pub fn validate(api: &Api, policies: &[ValidatingPolicy], asked: &Asked<'_>, around: &Around) -> ApiResult<()> {
+pub async fn validate(api: &Api, policies: &[ValidatingPolicy], asked: &Asked<'_>, around: &Around) -> ApiResult<()> {
     let mut denials = Vec::new();
     for own in policies {
         let policy = &own.policy;
@@ -47,10 +47,10 @@ pub fn validate(api: &Api, policies: &[ValidatingPolicy], asked: &Asked<'_>, aro
                 continue;
             }
         };
-        let shown = convert(asked, &hit);
+        let shown = convert(api, asked, &hit).await?;
         let mut annotations: Vec<(String, Vec<String>)> = Vec::new();
         for binding in &policy.bindings {
-            match judge(api, own, binding, &shown, &hit, around) {
+            match judge(api, own, binding, &shown, &hit, around).await {
                 Ok(verdicts) => {
                     for verdict in verdicts {
                         act(asked, policy, binding, verdict, &mut denials, &mut annotations);
@@ -100,7 +100,7 @@ fn misconfigured(policy: &Policy, binding: Option<&Binding>, error: &str) -> Opt
 }
 
 /// What the policy says by this binding, once per parameter. The error is about the configuration.
-fn judge(
+async fn judge(
     api: &Api,
     own: &ValidatingPolicy,
     binding: &Binding,
@@ -112,7 +112,7 @@ fn judge(
     if matched.is_none() {
         return Ok(Vec::new());
     }
-    let params = params::collect(api, &own.policy, binding, &asked.namespace)?;
+    let params = params::collect(api, &own.policy, binding, &asked.namespace).await?;
     let bare = variables::bindings(api, asked, hit, around.namespace.as_ref());
     Ok(params.iter().map(|param| evaluate(own, &bare, param.as_ref())).collect())
 }

@@ -146,9 +146,9 @@ pub async fn mutate(
         if rounds.second && !rounds.webhooks.is_due(&hook.key) {
             continue;
         }
-        let shown = super::convert(asked, &hit);
+        let shown = super::convert(api, asked, &hit).await?;
         let changed = match hook.ask(api, &shown, &hit, true).await {
-            Ok(answer) => patched(review, asked, &shown, &hook.name, &answer.patch),
+            Ok(answer) => patched(api, review, asked, &shown, &hook.name, &answer.patch).await,
             Err(failed) => Err(failed),
         };
         let changed = match changed {
@@ -166,7 +166,8 @@ pub async fn mutate(
 }
 
 /// Applies a webhook's patch. Whether the object is another now.
-fn patched(
+async fn patched(
+    api: &Api,
     review: &Review<'_>,
     asked: &mut Asked<'_>,
     shown: &Asked<'_>,
@@ -192,7 +193,7 @@ fn patched(
         Failed::Refused(ApiError::internal(cause))
     };
     let new = patch::json(object, &patch).map_err(why)?;
-    let new = super::convert_back(new, shown, asked);
+    let new = super::convert_back(api, new, shown, asked).await.map_err(Failed::Refused)?;
     let new = normal(review.target.kind, asked, new).map_err(Failed::Refused)?;
     let changed = asked.object.as_ref() != Some(&new);
     asked.object = Some(new);
@@ -224,7 +225,7 @@ pub async fn validate(api: &Api, hooks: &[Webhook], asked: &Asked<'_>, around: &
         }
     }
     let calls = wanting.iter().enumerate().map(|(at, (hook, hit))| async move {
-        let shown = super::convert(asked, hit);
+        let shown = super::convert(api, asked, hit).await?;
         match hook.ask(api, &shown, hit, false).await {
             Ok(_) => Ok(()),
             Err(failed) => {
