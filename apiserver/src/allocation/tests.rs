@@ -116,7 +116,8 @@ async fn node_ports_that_are_asked_for_are_checked() {
     );
     // What a refused Service had claimed is free again.
     let (_, addresses) = server.get(ADDRESSES).await;
-    let (_, services) = server.get(SERVICES).await;
+    // The cluster's DNS has a Service in another namespace.
+    let (_, services) = server.get("/api/v1/services").await;
     let of_services: BTreeSet<String> = services["items"].as_array().unwrap().iter().map(address).collect();
     let of_claims: BTreeSet<String> =
         addresses["items"].as_array().unwrap().iter().map(|claim| claim["metadata"]["name"].as_str().unwrap().to_owned()).collect();
