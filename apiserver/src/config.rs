@@ -122,6 +122,15 @@ mod tests {
     use clap::Parser as _;
 
     #[test]
+    fn flags_do_not_take_each_others_places() {
+        use clap::CommandFactory as _;
+        Config::command().debug_assert();
+        let flags = "x --store-endpoints=https://a:1 --tls-ca=/a --tls-cert=/b --tls-key=/c --service-account-key=/d";
+        let config = Config::try_parse_from(flags.split(' ')).unwrap();
+        assert!(config.tls.is_some() && config.requestheader.ca.is_none());
+    }
+
+    #[test]
     fn plaintext_stays_on_loopback() {
         let parse = |listen: &str| {
             Config::try_parse_from(["x", "--store-endpoints", "http://a:1,http://b:2", "--listen", listen]).unwrap()

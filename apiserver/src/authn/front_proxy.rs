@@ -19,7 +19,13 @@ use super::{AUTHENTICATED, Caller, UNAUTHENTICATED};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct FrontProxyFlags {
     /// CA (PEM) of client certificates of proxies that say in headers who calls.
-    #[arg(long = "requestheader-client-ca-file", env = "BALSA_REQUESTHEADER_CLIENT_CA_FILE", value_name = "FILE")]
+    // An id of its own: `ca` is that of the identity's flags.
+    #[arg(
+        id = "requestheader_ca",
+        long = "requestheader-client-ca-file",
+        env = "BALSA_REQUESTHEADER_CLIENT_CA_FILE",
+        value_name = "FILE"
+    )]
     pub ca: Option<PathBuf>,
     /// Common names that such a certificate may have; any where none is given.
     #[arg(long = "requestheader-allowed-names", env = "BALSA_REQUESTHEADER_ALLOWED_NAMES", value_delimiter = ',')]
