@@ -115,20 +115,6 @@ impl Api {
         Ok(Found { value: object.value(), revision: object.revision })
     }
 
-    /// A cached object as this kind shows it, where no webhook has to be asked for that.
-    pub fn show_at_once(&self, kind: &dyn Kind, object: &Object) -> Option<Value> {
-        let mut value = object.value();
-        let Some(custom) = kind.custom() else { return Some(value) };
-        if let Some(shown) = object.shown(custom.serial) {
-            return Some(shown.value());
-        }
-        if custom.shared.webhook.is_some() && value::text(&value, "/apiVersion") != kind.gvk().api_version() {
-            return None;
-        }
-        custom.show(&mut value);
-        Some(value)
-    }
-
     /// What the store holds as this kind shows it.
     pub async fn open(&self, kind: &dyn Kind, entry: &Entry) -> ApiResult<Found> {
         let Some(custom) = kind.custom() else { return decode(kind, entry) };
